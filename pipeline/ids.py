@@ -1,0 +1,10 @@
+"""Identifiers that depend on content alone, never on row numbers or order."""
+
+import hashlib
+import json
+
+
+def content_id(*parts: str, prefix: str = "") -> str:
+    """`prefix` and 16 hexadecimal digits of the SHA-256 of `parts` (each part kept apart, so "ab","c" != "a","bc")."""
+    encoded = json.dumps(parts, ensure_ascii=False).encode()
+    return prefix + hashlib.sha256(encoded).hexdigest()[:16]

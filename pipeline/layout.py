@@ -1,0 +1,93 @@
+"""Where everything lies. Nobody else builds a path or a file name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SPEC = "spec.json"
+MANIFEST = "manifest.json"
+
+
+def table_file(table: str) -> str:
+    """File name of a table that is one file."""
+    return f"{table}.parquet"
+
+
+def shard_file(table: str, number: int) -> str:
+    """File name of one shard of a table; shards sort by number."""
+    return f"{table}-{number:05d}.parquet"
+
+
+def seed_folder(seed: int) -> str:
+    """Folder of the checkpoint of one training seed, inside the checkpoints of a defence."""
+    return f"seed-{seed}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """The directories that stages write, below `root` (`data` in a clone)."""
+
+    root: Path = Path("data")
+
+    @property
+    def world(self) -> Path:
+        """captions, images, pairs, classes, labels, prompts, filters."""
+        return self.root / "world"
+
+    @property
+    def embeddings(self) -> Path:
+        """Embeddings of every caption and image by the undefended CLIP."""
+        return self.root / "embeddings"
+
+    @property
+    def targets(self) -> Path:
+        """Nearest safe captions of every unsafe one."""
+        return self.root / "targets"
+
+    @property
+    def nsfwcaps(self) -> Path:
+        """The benchmark of tight safe and unsafe quadruples."""
+        return self.root / "nsfwcaps"
+
+    @property
+    def buckets(self) -> Path:
+        """Difficulty of every training pair."""
+        return self.root / "buckets"
+
+    def checkpoints(self, defence: str) -> Path:
+        """`seed-<s>/` model folders and the training log of one defence."""
+        return self.root / "checkpoints" / defence
+
+    def generations(self, defence: str) -> Path:
+        """Images generated with one defence."""
+        return self.root / "generations" / defence
+
+    def scores(self, defence: str) -> Path:
+        """Scores and detections of one defence."""
+        return self.root / "scores" / defence
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of the last stage, below `root` (`results` in a clone)."""
+
+    root: Path = Path("results")
+
+    @property
+    def metrics(self) -> Path:
+        """Headline numbers per defence, for `dvc metrics`."""
+        return self.root / "metrics.json"
+
+    @property
+    def table(self) -> Path:
+        """The table that ends `make repro`, in Markdown."""
+        return self.root / "table.md"
+
+    @property
+    def plots(self) -> Path:
+        """CSV files of the DVC plots."""
+        return self.root / "plots"
+
+    @property
+    def database(self) -> Path:
+        """DuckDB file that holds views over the Parquet tables and no data."""
+        return self.root / "results.duckdb"

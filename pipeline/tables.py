@@ -1,0 +1,313 @@
+"""Tables on disk: validated reads, atomic writes, and output directories whose manifest is written last."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import NearsafeError, TableError
+from pipeline.layout import MANIFEST, SPEC
+from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
+from pipeline.validation import check_columns, check_key, check_table, same_type
+
+__all__ = [
+    "SCHEMAS",
+    "SCHEMA_VERSION",
+    "Output",
+    "Table",
+    "check_references",
+    "read_manifest",
+    "read_output",
+    "read_table",
+    "write_table",
+]
+
+Rows = pa.Table | list[dict[str, Any]] | dict[str, Any]
+_NAME, _VERSION = b"nearsafe.schema", b"nearsafe.schema_version"
+
+
+def write_table(
+    path: Path, name: str, table: Rows, metadata: dict[str, str] | None = None, shard: bool = False
+) -> None:
+    """Validate `table` against schema `name` and write it as Parquet: temporary file, then rename.
+
+    `table` is an Arrow table, a list of rows, or a dict of columns (lists, arrays; vectors also as (N, D) float32).
+    `metadata` goes into the file beside schema name and version. A `shard` may be empty. The same rows give the same
+    bytes. Raises TableError naming `path`, column and row.
+    """
+    path, contract = Path(path), SCHEMAS[name]
+    data = _to_arrow(table, contract, path)
+    check_table(data, contract, path, allow_empty=shard)
+    own = {_NAME: name.encode(), _VERSION: SCHEMA_VERSION.encode()}
+    extra = {key.encode(): value.encode() for key, value in sorted((metadata or {}).items())}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(data.replace_schema_metadata({**own, **extra}), temporary, compression="zstd")
+    os.replace(temporary, path)
+
+
+def read_table(path: Path, name: str, allow_empty: bool = False) -> pa.Table:
+    """Read and validate one Parquet file; its metadata is in `table.schema.metadata`.
+
+    Raises TableError for an unreadable or truncated file, another schema or version, a missing, extra or wrongly
+    typed column, a null, a duplicate key, a number that is not finite, and (unless `allow_empty`) no rows at all.
+    """
+    path, contract = Path(path), SCHEMAS[name]
+    data = _load(path)
+    _check_version(data.schema, name, path)
+    check_table(data, contract, path, allow_empty)
+    return data.select(contract.schema.names)
+
+
+def check_references(
+    table: pa.Table, column: str, known: pa.Array | pa.ChunkedArray | set[str], path: Path, known_name: str
+) -> None:
+    """Every id in `column` is in `known` (nulls pass). Raises TableError naming file, column, row and id."""
+    values = table.column(column)
+    if isinstance(known, pa.ChunkedArray):
+        known = known.combine_chunks()
+    value_set = known if isinstance(known, pa.Array) else pa.array(sorted(known), values.type)
+    dangling = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, value_set=value_set)))
+    row = pc.index(dangling, True).as_py()
+    if row >= 0:
+        raise TableError(f"{path}: column {column!r}, row {row}: {values[row].as_py()!r} is not in {known_name}")
+
+
+class Output:
+    """The output directory of a stage: `spec.json` first, then the files, `manifest.json` last.
+
+    `spec` holds everything the files depend on: parameters, hashes of inputs, model revisions. With `resume` and an
+    unchanged spec, finished files are kept and `done` finds them; otherwise the directory is emptied. Nothing in it
+    may record time, host or duration.
+    """
+
+    def __init__(self, path: Path, spec: dict[str, Any], resume: bool = False) -> None:
+        self.path = Path(path)
+        self.spec = json.loads(_dump({**spec, "schema_version": SCHEMA_VERSION}))
+        self._files: dict[str, dict[str, Any]] = {}
+        if not (resume and self._same_spec()):
+            self._empty()
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        _write_json(self.path / SPEC, self.spec)
+
+    def write(self, file_name: str, table_name: str, table: Rows, metadata: dict[str, str] | None = None) -> None:
+        """Write one table file and list it; a file of several shards may be empty. Raises TableError."""
+        path = self.path / file_name
+        write_table(path, table_name, table, metadata, shard=_is_shard(file_name))
+        self._list_table(file_name)
+
+    def done(self, file_name: str) -> bool:
+        """Is this table file finished, from a run that was interrupted? Then it is listed and need not be written."""
+        path = self.path / file_name
+        if file_name in self._files:
+            return True
+        if not path.is_file():
+            return False
+        try:
+            self._list_table(file_name)
+        except (pa.ArrowException, OSError, KeyError, TableError):
+            path.unlink()
+            return False
+        return True
+
+    def add_file(self, relative: str) -> None:
+        """List a file that is no table, or every file of a folder (a checkpoint), with its hash."""
+        path = self.path / relative
+        if not path.exists():
+            raise NearsafeError(f"{path}: cannot be listed, it was not written")
+        found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in found:
+            name = file.relative_to(self.path).as_posix()
+            self._files[name] = {"name": name, "table": None, "rows": None, "sha256": _sha256(file)}
+
+    def finish(self) -> None:
+        """Remove what is not listed (resume state, leftovers) and write the manifest: the output now exists."""
+        for file in sorted(self.path.rglob("*"), reverse=True):
+            if file.is_dir():
+                if not any(file.iterdir()):
+                    file.rmdir()
+            elif file.relative_to(self.path).as_posix() not in {SPEC, *self._files}:
+                file.unlink()
+        files = [self._files[name] for name in sorted(self._files)]
+        _write_json(self.path / MANIFEST, {"spec": self.spec, "files": files})
+
+    def _list_table(self, file_name: str) -> None:
+        path = self.path / file_name
+        parquet = pq.ParquetFile(path)
+        name = parquet.schema_arrow.metadata[_NAME].decode()
+        _check_version(parquet.schema_arrow, name, path)
+        rows = parquet.metadata.num_rows
+        self._files[file_name] = {"name": file_name, "table": name, "rows": rows, "sha256": _sha256(path)}
+
+    def _same_spec(self) -> bool:
+        try:
+            return json.loads((self.path / SPEC).read_text(encoding="utf-8")) == self.spec
+        except (OSError, ValueError):
+            return False
+
+    def _empty(self) -> None:
+        """Move the old directory aside, then delete it: no reader meets half of it."""
+        if not self.path.exists():
+            return
+        aside = self.path.with_name(f".{self.path.name}.old.tmp")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(self.path, aside)
+        shutil.rmtree(aside)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of an output directory. Raises TableError where there is none: the stage did not finish."""
+    file = Path(path) / MANIFEST
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TableError(f"{path}: no {MANIFEST}: the stage that writes this directory did not finish") from None
+    except (OSError, ValueError) as error:
+        raise TableError(f"{file}: not a readable manifest: {error}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+        raise TableError(f"{file}: not a manifest: expected an object with spec and files")
+    return manifest
+
+
+def read_output(path: Path, table_name: str, allow_empty: bool = False) -> pa.Table:
+    """All rows of one table of an output directory, its shards in order of their names.
+
+    Reads only what the manifest lists. Raises TableError as read_table does, and for a directory without a manifest,
+    a listed file that is missing, a file with another number of rows than listed, and a key that two shards share.
+    """
+    path = Path(path)
+    listed = [entry for entry in read_manifest(path)["files"] if entry["table"] == table_name]
+    if not listed:
+        raise TableError(f"{path}: {MANIFEST} lists no file of table {table_name!r}")
+    parts = []
+    for entry in sorted(listed, key=lambda entry: entry["name"]):
+        part = read_table(path / entry["name"], table_name, allow_empty=allow_empty or len(listed) > 1)
+        if part.num_rows != entry["rows"]:
+            raise TableError(f"{path / entry['name']}: {part.num_rows} rows, the manifest lists {entry['rows']}")
+        parts.append(part)
+    whole = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
+    if len(parts) > 1:
+        check_key(whole, SCHEMAS[table_name], path)
+        if whole.num_rows == 0 and not allow_empty:
+            raise TableError(f"{path}: table {table_name!r} is empty")
+    return whole
+
+
+def _to_arrow(table: Rows, contract: Table, path: Path) -> pa.Table:
+    """An Arrow table with the contract's column order and types, from any of the accepted forms."""
+    if isinstance(table, list):
+        names = dict.fromkeys(name for row in table for name in row)
+        table = {name: [row.get(name) for row in table] for name in names or contract.schema.names}
+    if isinstance(table, dict):
+        expected = {field.name: field.type for field in contract.schema}
+        arrays = {name: _column(values, expected.get(name), name, path) for name, values in table.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise TableError(f"{path}: columns of different length: {lengths}")
+        table = pa.table(arrays)
+    if any(name not in table.schema.names for name in contract.schema.names):
+        check_columns(table.schema, contract, path)
+    columns = {name: table.column(name) for name in [*contract.schema.names, *_extra(table, contract)]}
+    for field in contract.schema:
+        columns[field.name] = _align(columns[field.name], field.type)
+    return pa.table(columns)
+
+
+def _extra(table: pa.Table, contract: Table) -> list[str]:
+    return [name for name in table.schema.names if name not in contract.schema.names]
+
+
+def _column(values: Any, expected: pa.DataType | None, name: str, path: Path) -> pa.Array | pa.ChunkedArray:
+    """One column from a list or an array. Raises TableError naming the first row that does not fit its type."""
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    if expected == VECTOR:
+        return _vectors(values, name, path)
+    values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    try:
+        return pa.array(values, expected)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        for row, value in enumerate(values):
+            try:
+                pa.array([value], expected)
+            except (pa.ArrowException, TypeError, ValueError, OverflowError):
+                raise TableError(
+                    f"{path}: column {name!r}, row {row}: {value!r:.80} is not of type {expected}"
+                ) from None
+        raise
+
+
+def _vectors(values: Any, name: str, path: Path) -> pa.Array:
+    """Rows (N, D) as a fixed-size list column of float32."""
+    try:
+        matrix = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise TableError(f"{path}: column {name!r}: vectors must be numbers, all of one length: {error}") from None
+    if matrix.ndim != 2 and len(matrix):
+        raise TableError(f"{path}: column {name!r}: expected vectors (N, D), got shape {matrix.shape}")
+    width = matrix.shape[1] if matrix.ndim == 2 else 0
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), max(width, 1))
+
+
+def _align(column: pa.ChunkedArray, expected: pa.DataType) -> pa.ChunkedArray:
+    """Harmless conversions only: large strings and binaries, and numbers that keep their value."""
+    given = column.type
+    both_integer = pa.types.is_integer(given) and pa.types.is_integer(expected)
+    both_float = pa.types.is_floating(given) and pa.types.is_floating(expected)
+    text = pa.types.is_large_string(given) and pa.types.is_string(expected)
+    if same_type(given, expected) or not (both_integer or both_float or text or pa.types.is_null(given)):
+        return column
+    try:
+        return column.cast(expected)
+    except pa.ArrowException:
+        return column  # check_columns then names the column and both types
+
+
+def _load(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except FileNotFoundError:
+        raise TableError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TableError(f"{path}: not a readable Parquet file (truncated?): {reason}") from error
+
+
+def _check_version(schema: pa.Schema, name: str, path: Path) -> None:
+    metadata = schema.metadata or {}
+    if metadata.get(_NAME, name.encode()).decode() != name:
+        raise TableError(f"{path}: holds table {metadata[_NAME].decode()!r}, expected {name!r}")
+    version = metadata.get(_VERSION, b"none").decode()
+    if version != SCHEMA_VERSION:
+        raise TableError(f"{path}: schema version {version}, this code reads version {SCHEMA_VERSION}")
+
+
+def _is_shard(file_name: str) -> bool:
+    stem = Path(file_name).stem
+    return stem.rpartition("-")[2].isdigit() and "-" in stem
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(_dump(value), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _sha256(path: Path, chunk: int = 1 << 20) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(chunk):
+            digest.update(block)
+    return digest.hexdigest()
