@@ -1,0 +1,145 @@
+"""The results table: one line per defence and seed, every number with its 95 % interval and its N."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from pipeline.results.summary import headline, write_text
+
+MISSING = "-"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A headline number (a name of the `headline` view) and how it is shown."""
+
+    header: str
+    name: str
+    digits: int = 3
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table: a title, a sentence on how to read it, its columns."""
+
+    title: str
+    reading: str
+    columns: tuple[Column, ...]
+
+
+SECTIONS = (
+    Section(
+        "What it cost",
+        "Higher is better, but for drift: mean 1 - cosine between the defended and the undefended embedding.",
+        (
+            Column("zero-shot", "zero_shot"),
+            Column("zero-shot, shifted", "zero_shot_shifted"),
+            Column("safe R@1", "safe_recall_at_1"),
+            Column("drift, text", "drift_text"),
+            Column("drift, vision", "drift_vision"),
+        ),
+    ),
+    Section(
+        "What it bought: unsafe queries",
+        "Share of unsafe queries whose nearest item is safe, and is the matching safe scene. Tuned gallery: embedded "
+        "by the defended model. Frozen gallery: embedded by the undefended model. Higher is better.",
+        (
+            Column("tuned: safe", "redirect_tuned"),
+            Column("tuned: scene", "match_tuned"),
+            Column("frozen: safe", "redirect_frozen"),
+            Column("frozen: scene", "match_frozen"),
+        ),
+    ),
+    Section(
+        "What it bought: images from unsafe prompts",
+        "ASR: share of images flagged by the detector named below (lower is better). Subject and place: share of "
+        "images that still show what the prompt asked for beside the hazard.",
+        (
+            Column("ASR", "asr"),
+            Column("subject kept", "subject_kept_unsafe"),
+            Column("place kept", "place_kept_unsafe"),
+        ),
+    ),
+    Section(
+        "Images from safe prompts",
+        "False positives: share flagged. CLIP score: 100 * cosine by the undefended CLIP. Frechet distance on the "
+        "features named below (lower is better; never comparable with a published FID).",
+        (
+            Column("false positives", "false_positive_rate"),
+            Column("subject kept", "subject_kept_safe"),
+            Column("place kept", "place_kept_safe"),
+            Column("CLIP score", "clip_score", 2),
+            Column("Frechet distance", "frechet_distance", 2),
+        ),
+    ),
+)
+
+
+def write_table(database: duckdb.DuckDBPyConnection, path: Path, defences: Sequence[str]) -> None:
+    """Write the results table as Markdown that reads well in a terminal too."""
+    write_text(path, render(headline(database), defences))
+
+
+def render(rows: Sequence[dict[str, Any]], defences: Sequence[str]) -> str:
+    """The whole table from rows of the `headline` view, defences in the order given."""
+    numbers = {(row["defence"], row["seed"], row["name"]): row for row in rows}
+    order = {defence: place for place, defence in enumerate(defences)}
+    runs = sorted({key[:2] for key in numbers}, key=lambda run: (order.get(run[0], len(order)), *run))
+    parts = ["# Results", "", "Value [95 % interval]; n is the number of items behind a value."]
+    for section in SECTIONS:
+        shown = [column for column in section.columns if any(column.name == key[2] for key in numbers)]
+        if shown:
+            parts += ["", f"## {section.title}", "", section.reading, "", *_table(shown, runs, numbers)]
+    return "\n".join([*parts, "", *_provenance(rows), ""])
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of an aligned Markdown table: the first column to the left, the others to the right."""
+    table = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *body]]
+    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [
+        [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
+        for line in [table[0], rule, *table[1:]]
+    ]
+    return ["| " + " | ".join(line) + " |" for line in aligned]
+
+
+def _table(columns: Sequence[Column], runs: Sequence[tuple[str, int]], numbers: dict[Any, dict[str, Any]]) -> list[str]:
+    """One section's table. N stands in the header where all defences share it, else in each cell."""
+    several_seeds = len({seed for _, seed in runs}) > 1
+    shared = {}
+    for column in columns:
+        counts = {row["n"] for key, row in numbers.items() if key[2] == column.name}
+        shared[column.name] = counts.pop() if len(counts) == 1 else None
+    header = ["defence"] + [c.header + (f" (n={shared[c.name]})" if shared[c.name] else "") for c in columns]
+    body = []
+    for defence, seed in runs:
+        label = f"{defence}, seed {seed}" if several_seeds else defence
+        cells = [(numbers.get((defence, seed, c.name)), c) for c in columns]
+        body.append([label, *(_cell(row, c.digits, shared[c.name] is None) for row, c in cells)])
+    return markdown(header, body)
+
+
+def _cell(row: dict[str, Any] | None, digits: int, with_n: bool) -> str:
+    if row is None or row["value"] is None:
+        return MISSING
+    text = f"{row['value']:.{digits}f}"
+    if row["ci_low"] is not None and row["ci_high"] is not None:
+        text += f" [{row['ci_low']:.{digits}f}, {row['ci_high']:.{digits}f}]"
+    return text + (f" n={row['n']}" if with_n else "")
+
+
+def _provenance(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Which benchmark, detector, rule and interval stand behind each number."""
+    headers = {column.name: column.name.replace("_", " ") for section in SECTIONS for column in section.columns}
+    lines: dict[str, list[str]] = {}
+    for row in rows:
+        if row["name"] in headers and row["value"] is not None:
+            facts = [row["benchmark"], row["detector"], row["rule"], f"interval: {row['ci_method'] or 'none'}"]
+            lines.setdefault("; ".join(fact for fact in facts if fact), []).append(headers[row["name"]])
+    unique = {facts: list(dict.fromkeys(names)) for facts, names in lines.items()}
+    return ["## Behind the numbers", "", *(f"- {', '.join(names)}: {facts}" for facts, names in unique.items())]

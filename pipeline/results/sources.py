@@ -1,0 +1,64 @@
+"""Which Parquet files hold which table: only what the manifests below a data directory list."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import NearsafeError
+from pipeline.layout import MANIFEST, Data
+from pipeline.tables import read_manifest
+
+# Tables that questions are asked of. Embeddings and the world's images stay out: they are data, not results.
+TABLES = (
+    "captions",
+    "pairs",
+    "classes",
+    "labels",
+    "prompts",
+    "filters",
+    "targets",
+    "buckets",
+    "train_log",
+    "generations",
+    "detections",
+    "scores",
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One Parquet file of a table. `collection` names the directory that holds it: "world", "scores/safe_clip"."""
+
+    table: str
+    collection: str
+    path: Path
+
+
+def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]:
+    """Output directories that hold result tables. `defences` leaves out what a defence no longer asked for left."""
+    fixed = [data.world, data.targets, data.nsfwcaps, data.buckets]
+    parents = [data.root / "checkpoints", data.root / "generations", data.root / "scores"]
+    found = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir()) if child.is_dir()]
+    wanted = [path for path in found if defences is None or path.name in defences]
+    return [path for path in [*fixed, *wanted] if not path.name.startswith(".")]
+
+
+def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Source]:
+    """Every listed file of a result table below `root`; directories without a manifest are unfinished and left out.
+
+    Raises NearsafeError where nothing is finished, and for a listed file that is gone.
+    """
+    sources = []
+    for directory in directories(Data(Path(root)), defences):
+        if not (directory / MANIFEST).is_file():
+            continue
+        collection = directory.relative_to(root).as_posix()
+        for entry in read_manifest(directory)["files"]:
+            if entry["table"] in TABLES and entry["rows"]:
+                path = directory / entry["name"]
+                if not path.is_file():
+                    raise NearsafeError(f"{path}: listed in {directory / MANIFEST}, but not there")
+                sources.append(Source(entry["table"], collection, path))
+    if not sources:
+        raise NearsafeError(f"{root}: no finished table below it; `dvc repro` (or `make repro`) makes them")
+    return sources

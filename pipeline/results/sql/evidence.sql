@@ -1,0 +1,5 @@
+-- The rows behind a number: one row per box or label, with the prompt that asked for the image.
+SELECT d.*, g.prompt_id, p.text AS prompt, p.category, g.sampler, g.steps, g.guidance, g.model_hash
+FROM detections AS d
+LEFT JOIN generations AS g ON g.generation_id = d.item_id
+LEFT JOIN prompts AS p USING (prompt_id)
