@@ -1,0 +1,80 @@
+"""State of an interrupted training, in one safetensors file: it appears whole, by a rename, or not at all."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.errors import NearsafeError
+
+_LOG = ("epoch", "value", "weight")
+
+
+@dataclass
+class Log:
+    """Loss terms step by step: `terms` T names; per step its epoch, T values and T weights. Steps count from 1."""
+
+    terms: list[str] = field(default_factory=list)
+    epoch: list[int] = field(default_factory=list)
+    value: list[list[float]] = field(default_factory=list)
+    weight: list[list[float]] = field(default_factory=list)
+
+    def rows(self, defence: str, seed: int) -> dict[str, list]:
+        """Columns of the train_log table."""
+        steps, width = len(self.epoch), len(self.terms)
+        return {
+            "defence": [defence] * (steps * width),
+            "seed": [seed] * (steps * width),
+            "epoch": [epoch for epoch in self.epoch for _ in range(width)],
+            "step": [step for step in range(1, steps + 1) for _ in range(width)],
+            "term": self.terms * steps,
+            "value": [value for values in self.value for value in values],
+            "weight": [weight for weights in self.weight for weight in weights],
+        }
+
+
+def save(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, step: int, log: Log) -> None:
+    """Write trained parameters, optimizer state, step and log. An earlier checkpoint is replaced only at the end."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"parameter/{name}"] = parameter.detach().contiguous()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{key}/{name}"] = value.contiguous()
+    for name in _LOG:
+        tensors[f"log/{name}"] = torch.tensor(getattr(log, name), dtype=torch.float64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, metadata={"state": json.dumps({"step": step, "terms": log.terms})})
+    os.replace(temporary, path)
+
+
+def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> tuple[int, Log]:
+    """Fill parameters and optimizer from a checkpoint; the step it was taken after, and the log until then.
+
+    Without a checkpoint: step 0 and an empty log. Raises NearsafeError for a file that does not fit the model.
+    """
+    if not path.is_file():
+        return 0, Log()
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            for name, parameter in parameters.items():
+                parameter.data.copy_(file.get_tensor(f"parameter/{name}"))
+            for key in file.keys():
+                kind, _, rest = key.partition("/")
+                if kind == "optimizer":
+                    field_name, _, name = rest.partition("/")
+                    parameter = parameters[name]
+                    value = file.get_tensor(key)
+                    value = value if value.ndim == 0 else value.to(parameter.device)  # Adam keeps `step` on the CPU
+                    optimizer.state[parameter][field_name] = value
+            log = {name: file.get_tensor(f"log/{name}").tolist() for name in _LOG}
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise NearsafeError(f"{path}: not a checkpoint of this training, remove it to start afresh: {error}") from error
+    return state["step"], Log(state["terms"], [int(epoch) for epoch in log["epoch"]], log["value"], log["weight"])

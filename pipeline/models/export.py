@@ -1,0 +1,59 @@
+"""A CLIP folder that plain transformers loads: `CLIPModel.from_pretrained`, and its text tower as `CLIPTextModel`."""
+
+import os
+import shutil
+from pathlib import Path
+
+from transformers import CLIPModel
+
+from pipeline.errors import NearsafeError
+
+# Tokenizer and image processor do not change with training: they are copied from the base folder, byte by byte.
+_COMPANIONS = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
+
+
+def export_clip(model: CLIPModel, base: Path, out: Path) -> None:
+    """Write `model` (adapters merged) with the tokenizer and image processor of `base` to the folder `out`.
+
+    The folder appears whole, by a rename; one that was there before is replaced.
+    """
+    partial = _partial(out)
+    model.save_pretrained(partial)
+    for name in _COMPANIONS:
+        if (base / name).is_file():
+            shutil.copyfile(base / name, partial / name)
+    _publish(partial, out)
+
+
+def copy_clip(base: Path, out: Path) -> None:
+    """The base model itself, unchanged, as a checkpoint folder: same bytes, same model hash."""
+    if not (base / "config.json").is_file():
+        raise NearsafeError(f"{base}: not a model folder: no config.json")
+    partial = _partial(out)
+    weights = [file.name for file in sorted(base.glob("*.safetensors"))]
+    for name in (*_COMPANIONS, *_MODEL, *weights):
+        if (base / name).is_file():
+            shutil.copyfile(base / name, partial / name)
+    _publish(partial, out)
+
+
+def _partial(out: Path) -> Path:
+    partial = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    return partial
+
+
+def _publish(partial: Path, out: Path) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    os.replace(partial, out)

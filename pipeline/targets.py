@@ -1,0 +1,51 @@
+"""Proximal targets of training pairs: which safe caption of the pool is nearest to each unsafe one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import NearsafeError
+from pipeline.mining import nearest
+from pipeline.vectors import Vectors
+
+TRAIN_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class MineParams:
+    """`k` targets a pair; `chunk` rows of queries and pool at a time (memory grows with its square, results do not)."""
+
+    k: int
+    chunk: int
+
+
+def mine_targets(pairs: pa.Table, text: Vectors, params: MineParams, path: Path) -> dict[str, np.ndarray | list[str]]:
+    """Columns of the targets table: for each training pair its k nearest safe captions, rank 0 nearest.
+
+    The pool is every distinct safe caption of the training split, its own included (safer_clip.md section 3), each
+    standing for the pair of lowest id that has it, in order of pair ids: a tie goes to the lowest id. The space is the
+    frozen text tower's. Raises NearsafeError when the split is empty or smaller than k.
+    """
+    pairs = pairs.filter(pc.equal(pairs.column("split"), TRAIN_SPLIT)).sort_by("pair_id")
+    if pairs.num_rows == 0:
+        raise NearsafeError(f"{path}: column 'split': no pair of split {TRAIN_SPLIT!r}")
+    ids, safe = pairs.column("pair_id").to_pylist(), pairs.column("safe_caption_id").to_pylist()
+    pool: dict[str, str] = {}
+    for pair, caption in zip(ids, safe, strict=True):
+        pool.setdefault(caption, pair)
+    if not 1 <= params.k <= len(pool):
+        raise NearsafeError(f"mine_pairs.k: expected 1 to {len(pool)}, the safe captions of the pool, got {params.k}")
+    unsafe, given = text.of(pairs.column("unsafe_caption_id").to_pylist()), text.of(safe)
+    index, cosine = nearest(unsafe, text.of(list(pool)), params.k, chunk=params.chunk)
+    owners = np.array(list(pool.values()), dtype=object)
+    cosine_given = (unsafe.double() * given.double()).sum(1).float().numpy()
+    return {
+        "pair_id": [pair for pair in ids for _ in range(params.k)],
+        "rank": np.tile(np.arange(params.k, dtype=np.int32), len(ids)),
+        "target_pair_id": owners[index.numpy().ravel()].tolist(),
+        "cosine": cosine.numpy().ravel(),
+        "cosine_given": np.repeat(cosine_given, params.k),
+    }

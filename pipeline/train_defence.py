@@ -1,0 +1,140 @@
+"""A defence in params.yaml becomes checkpoint folders, one per training seed, that continue where they were stopped."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import checkpoint, curriculum, seeds, training, training_set
+from pipeline.checkpoint import Log
+from pipeline.defences import losses, protocol
+from pipeline.defences.registry import Defence
+from pipeline.errors import NearsafeError
+from pipeline.layout import MANIFEST, seed_folder, shard_file
+from pipeline.models import adapters
+from pipeline.models import clip as clip_module
+from pipeline.models.clip import load_clip
+from pipeline.models.export import copy_clip, export_clip
+from pipeline.models.hashing import model_hash, source_hash
+from pipeline.params import build, load, to_spec
+from pipeline.precision import pick_device, pick_precision
+from pipeline.shards import output_hash
+from pipeline.tables import Output
+from pipeline.training import Job, TrainParams, train
+from pipeline.training_set import read_training_set
+
+_RESUME = ".resume"
+_LIBRARIES = ("torch", "transformers", "peft")
+_CODE = (checkpoint, curriculum, seeds, training, training_set, losses, protocol, adapters, clip_module)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What training reads: four output directories and the folder of the base CLIP."""
+
+    world: Path
+    embeddings: Path
+    targets: Path
+    buckets: Path
+    clip: Path
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """`seed`: root of all randomness; `seeds`: the training seeds, each a checkpoint."""
+
+    seed: int
+    seeds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: expected one or more different integers, got {list(self.seeds)}")
+
+
+def read_seeds(params: Path) -> Seeds:
+    """`seed` and `seeds` of a parameter file. Raises NearsafeError."""
+    values = load(params)
+    return build(Seeds, {key: values[key] for key in ("seed", "seeds") if key in values}, str(params))
+
+
+def read_train_params(params: Path, defence: Defence) -> TrainParams:
+    """Section `train` with the defence's own overrides, nested ones key by key. Raises NearsafeError."""
+    shared = load(params).get("train")
+    if not isinstance(shared, Mapping):
+        raise NearsafeError(f"{params}: no section 'train'")
+    return build(TrainParams, _overlay(shared, defence.train), f"{params}: train (with defences.{defence.name}.train)")
+
+
+def make_checkpoints(params: Path, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]) -> None:
+    """Write `out`/seed-<s>/ and the training log for every training seed.
+
+    A defence that trains nothing gets the base model, byte by byte, and an empty log. An interrupted run of the same
+    spec is continued (finished seeds are kept); a finished `out` is made anew. Raises NearsafeError.
+    """
+    if defence.kind == "trained":
+        _train_all(params, defence, inputs, out, report)
+    else:
+        _copy_all(read_seeds(params), defence, inputs.clip, out, report)
+
+
+def _copy_all(run: Seeds, defence: Defence, clip: Path, out: Path, report: Callable[[str], None]) -> None:
+    spec = {"stage": "train", "method": defence.method, "seeds": run.seeds, "inputs": {"clip": model_hash(clip)}}
+    output = Output(out, spec)
+    for number, seed in enumerate(run.seeds):
+        copy_clip(clip, out / seed_folder(seed))
+        output.add_file(seed_folder(seed))
+        output.write(shard_file("train_log", number), "train_log", Log().rows(defence.name, seed))
+    output.finish()
+    report(f"{defence.name}: trains nothing, the checkpoint is the base model {spec['inputs']['clip']}")
+
+
+def _train_all(params: Path, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]) -> None:
+    run, knobs = read_seeds(params), read_train_params(params, defence)
+    device, why_device = pick_device()
+    dtype, why_dtype = pick_precision(knobs.precision, device)
+    report(f"{defence.name}: {why_device}; {why_dtype}")
+    data = read_training_set(
+        inputs.world, inputs.embeddings, inputs.targets, inputs.buckets, clip=load_clip(inputs.clip)
+    )
+    report(f"{defence.name}: {data.describe()}")
+    spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype)}
+    output = Output(out, spec, resume=not (out / MANIFEST).exists())
+    for number, seed in enumerate(run.seeds):
+        folder, log_file = seed_folder(seed), shard_file("train_log", number)
+        if (out / folder).is_dir() and output.done(log_file):
+            report(f"{defence.name} seed {seed}: finished before, kept")
+        else:
+            job = Job(defence, data, knobs, seed, run.seed, dtype)
+            state = out / _RESUME / f"{folder}.safetensors"
+            model, log = train(job, load_clip(inputs.clip, device), state, report)
+            export_clip(model, inputs.clip, out / folder)
+            output.write(log_file, "train_log", log.rows(defence.name, seed))
+        output.add_file(folder)
+    output.finish()
+
+
+def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:
+    """Everything a checkpoint depends on; a change of any of it starts training afresh."""
+    tables = {name: output_hash(getattr(inputs, name)) for name in ("world", "embeddings", "targets", "buckets")}
+    return {
+        "stage": "train",
+        "defence": defence.name,
+        "method": defence.method,
+        "params": to_spec(defence.params),
+        "train": to_spec(knobs),
+        "seed": run.seed,
+        "seeds": run.seeds,
+        "inputs": {**tables, "clip": model_hash(inputs.clip)},
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "code": source_hash([defence.source, *(Path(module.__file__) for module in _CODE)]),
+    }
+
+
+def _overlay(shared: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`shared` with the values of `own`; mappings inside are laid over each other too."""
+    merged = dict(shared)
+    for key, value in own.items():
+        below = merged.get(key)
+        merged[key] = _overlay(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,173 @@
+"""One training loop for every trained defence: adapters on a frozen CLIP, losses against cached frozen embeddings."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPModel
+
+from pipeline import checkpoint, seeds
+from pipeline.checkpoint import Log
+from pipeline.curriculum import epoch_rows
+from pipeline.defences.registry import Defence
+from pipeline.errors import NearsafeError
+from pipeline.models.adapters import Lora, attach, merge, trainable
+from pipeline.models.clip import Clip
+from pipeline.precision import Precision
+from pipeline.training_set import TrainingSet, forward
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """Knobs that all trained defences share; an entry under `defences` may override any under its own `train`.
+
+    Adam with constant learning rate and no weight decay (safer_clip.md section 5). `curriculum`: epoch 1 sees easy
+    pairs, 2 also medium ones, from 3 on all. `checkpoint_seconds`: wall time between checkpoints. `log_every`: steps
+    between printed lines; the log table has every step.
+    """
+
+    batch_size: int
+    epochs: int
+    lr: float
+    max_grad_norm: float | None
+    precision: Precision
+    curriculum: bool
+    lora: Lora
+    checkpoint_seconds: float
+    log_every: int
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.epochs, self.log_every) < 1 or self.lr <= 0:
+            raise ValueError("batch_size, epochs and log_every must be 1 or more, lr above 0")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: a defence, its data, knobs, the training seed and the root seed it is derived under."""
+
+    defence: Defence
+    data: TrainingSet
+    params: TrainParams
+    seed: int
+    root_seed: int
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return f"{self.defence.name} seed {self.seed}"
+
+
+def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CLIPModel, Log]:
+    """Train adapters on `clip` (changed in place) and return the merged model and the log of every step.
+
+    `state` is the checkpoint file: written every `checkpoint_seconds` and at the end, continued from when it is there.
+    A continued run takes the same steps as an uninterrupted one: batches, dropout and initial adapters are derived from
+    names. Raises NearsafeError naming defence, step and term when a loss or the gradient is not finite, and when the
+    curriculum leaves an epoch empty.
+    """
+    steps = _count_steps(job)
+    model = attach(clip.model, job.params.lora, _generator(job, "adapters"), job.defence.towers)
+    model.train()
+    parameters = trainable(model)
+    optimizer = torch.optim.Adam(parameters.values(), lr=job.params.lr)
+    done, log = checkpoint.restore(state, parameters, optimizer)
+    if done:
+        report(f"{job.name}: continuing after step {done} of {steps}")
+    saved = shown = time.monotonic()
+    since = done
+    for step, epoch, rows in _batches(job):
+        if step <= done:
+            continue
+        values = _step(job, clip, model, parameters, optimizer, step, rows)
+        _append(log, epoch, values)
+        if step % job.params.log_every == 0 or step == steps:
+            pace = (time.monotonic() - shown) / (step - since)
+            shown, since = time.monotonic(), step
+            report(f"{job.name}: {_progress(epoch, step, steps, values)}, {pace:.2f} s/step")
+        if time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps:
+            checkpoint.save(state, parameters, optimizer, step, log)
+            saved = time.monotonic()
+    return merge(model), log
+
+
+def _step(
+    job: Job,
+    clip: Clip,
+    model: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    rows: Tensor,
+) -> dict[str, tuple[float, float]]:
+    """One optimizer step; returns name to (weight, value) of every term."""
+    device = clip.model.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step)))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == torch.bfloat16):
+            batch = forward(model, clip, job.data, rows, job.defence.towers)
+    terms = job.defence.terms(batch)
+    values = torch.stack([value.detach().double() for _, value in terms.values()]).tolist()
+    _check_finite(job, step, dict(zip(terms, values, strict=True)))
+    optimizer.zero_grad(set_to_none=True)
+    sum(weight * value for weight, value in terms.values()).backward()
+    limit = math.inf if job.params.max_grad_norm is None else job.params.max_grad_norm
+    norm = nn.utils.clip_grad_norm_(list(parameters.values()), limit)
+    _check_finite(job, step, {"norm of the gradient": float(norm)})
+    optimizer.step()
+    return {name: (float(terms[name][0]), value) for name, value in zip(terms, values, strict=True)}
+
+
+def _batches(job: Job) -> Iterator[tuple[int, int, Tensor]]:
+    """(step, epoch, rows), both counted from 1; each epoch covers its pairs once, the last batch may be smaller."""
+    step = 0
+    for epoch in range(1, job.params.epochs + 1):
+        rows = torch.from_numpy(epoch_rows(job.data.levels, epoch, job.params.curriculum))
+        order = torch.randperm(len(rows), generator=_generator(job, "order", str(epoch)))
+        for batch in rows[order].split(job.params.batch_size):
+            step += 1
+            yield step, epoch, batch
+
+
+def _count_steps(job: Job) -> int:
+    steps = 0
+    for epoch in range(1, job.params.epochs + 1):
+        count = len(epoch_rows(job.data.levels, epoch, job.params.curriculum))
+        if not count:
+            raise NearsafeError(
+                f"{job.name}: the curriculum leaves epoch {epoch} without pairs: change bucket_difficulty.values"
+            )
+        steps += math.ceil(count / job.params.batch_size)
+    return steps
+
+
+def _generator(job: Job, *names: str) -> torch.Generator:
+    """Randomness of a training seed: the same for every defence, so that two defences see the same batches."""
+    return seeds.generator(job.root_seed, "train", str(job.seed), *names)
+
+
+def _check_finite(job: Job, step: int, values: dict[str, float]) -> None:
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise NearsafeError(
+                f"{job.name}: step {step}: {name} is {value}; stopped, the last checkpoint is kept. "
+                "Lower lr or set max_grad_norm"
+            )
+
+
+def _append(log: Log, epoch: int, values: dict[str, tuple[float, float]]) -> None:
+    log.terms = list(values)
+    log.epoch.append(epoch)
+    log.value.append([value for _, value in values.values()])
+    log.weight.append([weight for weight, _ in values.values()])
+
+
+def _progress(epoch: int, step: int, steps: int, values: dict[str, tuple[float, float]]) -> str:
+    total = sum(weight * value for weight, value in values.values())
+    shown = " ".join(f"{name} {value:.3f}" for name, (_, value) in values.items())
+    return f"epoch {epoch} step {step}/{steps} total {total:.4f} ({shown})"

@@ -1,0 +1,174 @@
+"""The training pairs in memory: tokens, decoded images, frozen references, targets, difficulty; and a batch of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from pipeline.defences.protocol import Batch
+from pipeline.errors import NearsafeError, TableError
+from pipeline.images import decode_image
+from pipeline.models.adapters import features
+from pipeline.models.clip import Clip, Tokens, pixels, to_uint8, tokenize
+from pipeline.shards import iterate_output
+from pipeline.tables import check_references, read_output
+from pipeline.vectors import read_vectors
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """P quadruples. Captions and images are stored once each; the four columns (P,) int64 point into them.
+
+    `captions` holds C captions as tokens, `images` I images (I, 3, S, S) uint8, decoded and resized, all in memory:
+    I * 3 * S * S bytes, so 12 kB an image at 64 pixels and 150 kB at 224. `text_refs` (C, D) and `image_refs` (I, D)
+    are float32 rows of the undefended model's embeddings. `target` (P,) is the pair whose safe side is nearest.
+    """
+
+    pair_ids: tuple[str, ...]
+    levels: np.ndarray
+    captions: Tokens
+    images: Tensor
+    text_refs: Tensor
+    image_refs: Tensor
+    text_safe: Tensor
+    text_unsafe: Tensor
+    image_safe: Tensor
+    image_unsafe: Tensor
+    target: Tensor
+
+    def references(self, rows: Tensor) -> dict[str, Tensor]:
+        """The six frozen embeddings (B, D) of a batch, by their names in `Batch`."""
+        target = self.target[rows]
+        return {
+            "ref_text_safe": self.text_refs[self.text_safe[rows]],
+            "ref_text_unsafe": self.text_refs[self.text_unsafe[rows]],
+            "ref_image_safe": self.image_refs[self.image_safe[rows]],
+            "ref_image_unsafe": self.image_refs[self.image_unsafe[rows]],
+            "prox_text": self.text_refs[self.text_safe[target]],
+            "prox_image": self.image_refs[self.image_safe[target]],
+        }
+
+    def describe(self) -> str:
+        """One line on size and memory."""
+        size = "x".join(map(str, self.images.shape[1:]))
+        return (
+            f"{len(self.pair_ids)} training pairs, {len(self.captions.lengths)} captions, {len(self.images)} images "
+            f"{size} uint8 in memory ({self.images.numel() / 2**20:.0f} MiB)"
+        )
+
+
+def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Path, clip: Clip) -> TrainingSet:
+    """Every pair that has a target and a bucket, in order of pair ids.
+
+    Raises TableError for a dangling id, a pair without an image, an unreadable image; NearsafeError when the embeddings
+    are those of another model than `clip`.
+    """
+    text, image = read_vectors(embeddings)
+    if text.model_hash != clip.hash:
+        raise NearsafeError(f"{embeddings}: made by model {text.model_hash}, the base model is {clip.hash}")
+    pairs, target = _training_pairs(world, targets)
+    ids = pairs.column("pair_id").to_pylist()
+    captions, text_columns = _distinct(pairs, "caption_id", world)
+    image_ids, image_columns = _distinct(pairs, "image_id", world)
+    return TrainingSet(
+        pair_ids=tuple(ids),
+        levels=_levels(ids, buckets),
+        captions=tokenize(clip, _texts(captions, world)),
+        images=_images(image_ids, world, clip),
+        text_refs=text.of(captions),
+        image_refs=image.of(image_ids),
+        text_safe=text_columns[0],
+        text_unsafe=text_columns[1],
+        image_safe=image_columns[0],
+        image_unsafe=image_columns[1],
+        target=target,
+    )
+
+
+def forward(model: nn.Module, clip: Clip, data: TrainingSet, rows: Tensor, towers: Sequence[str]) -> Batch:
+    """Embeddings of a batch of pairs: both captions in one forward of 2B, both images in one, no frozen forward."""
+    device = clip.model.device
+    found = {name: vectors.to(device, non_blocking=True) for name, vectors in data.references(rows).items()}
+    columns: dict[str, tuple[Tensor, Tensor, str, Callable[[Tensor], Tensor]]] = {
+        "text": (data.text_safe, data.text_unsafe, "text", lambda index: _text(model, data.captions, index, device)),
+        "image": (data.image_safe, data.image_unsafe, "vision", lambda index: _image(model, clip, data.images, index)),
+    }
+    for name, (safe, unsafe, tower, encode) in columns.items():
+        if tower in towers:
+            encoded = encode(torch.cat([safe[rows], unsafe[rows]])).float()
+            found[f"{name}_safe"], found[f"{name}_unsafe"] = encoded.chunk(2)
+        else:
+            found[f"{name}_safe"], found[f"{name}_unsafe"] = found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"]
+    return Batch(**{field.name: found[field.name] for field in fields(Batch)})
+
+
+def _text(model: nn.Module, captions: Tokens, index: Tensor, device: torch.device) -> Tensor:
+    return features(model, ids=captions.rows(index).to(device, non_blocking=True))
+
+
+def _image(model: nn.Module, clip: Clip, images: Tensor, index: Tensor) -> Tensor:
+    return features(model, pixel_values=pixels(images[index], clip))
+
+
+def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:
+    """Pairs that have a rank-0 target, sorted by id, and the row of each one's target."""
+    found = read_output(targets, "targets")
+    found = found.filter(pc.equal(found.column("rank"), 0)).sort_by("pair_id")
+    pairs = read_output(world, "pairs")
+    check_references(found, "pair_id", pairs.column("pair_id"), targets, f"the pairs of {world}")
+    pairs = pairs.filter(pc.is_in(pairs.column("pair_id"), found.column("pair_id").combine_chunks())).sort_by("pair_id")
+    check_references(found, "target_pair_id", pairs.column("pair_id"), targets, "the training pairs")
+    row = {pair: i for i, pair in enumerate(pairs.column("pair_id").to_pylist())}
+    return pairs, torch.tensor([row[pair] for pair in found.column("target_pair_id").to_pylist()])
+
+
+def _levels(ids: Sequence[str], buckets: Path) -> np.ndarray:
+    table = read_output(buckets, "buckets")
+    level = dict(zip(table.column("pair_id").to_pylist(), table.column("difficulty").to_pylist(), strict=True))
+    if missing := [pair for pair in ids if pair not in level]:
+        raise TableError(f"{buckets}: column 'pair_id': no difficulty of training pair {missing[0]!r}")
+    return np.array([level[pair] for pair in ids])
+
+
+def _distinct(pairs: pa.Table, kind: str, world: Path) -> tuple[list[str], tuple[Tensor, Tensor]]:
+    """Distinct ids of the safe and unsafe column of a kind, and the two columns as rows of that list."""
+    columns = []
+    for side in ("safe", "unsafe"):
+        column = pairs.column(f"{side}_{kind}")
+        if column.null_count:
+            pair = pairs.column("pair_id")[pc.index(pc.is_null(column), True).as_py()].as_py()
+            raise TableError(f"{world}: pairs: column '{side}_{kind}': pair {pair!r} has none, training needs it")
+        columns.append(column.to_pylist())
+    distinct = sorted({*columns[0], *columns[1]})
+    row = {item: i for i, item in enumerate(distinct)}
+    return distinct, (torch.tensor([row[i] for i in columns[0]]), torch.tensor([row[i] for i in columns[1]]))
+
+
+def _texts(ids: Sequence[str], world: Path) -> list[str]:
+    table = read_output(world, "captions")
+    text = dict(zip(table.column("caption_id").to_pylist(), table.column("text").to_pylist(), strict=True))
+    if missing := [caption for caption in ids if caption not in text]:
+        raise TableError(f"{world}: pairs: caption {missing[0]!r} is not in the captions")
+    return [text[caption] for caption in ids]
+
+
+def _images(ids: Sequence[str], world: Path, clip: Clip) -> Tensor:
+    """Images (I, 3, S, S) uint8 in order of `ids`, decoded shard by shard."""
+    row = {item: i for i, item in enumerate(ids)}
+    found = torch.empty((len(ids), 3, clip.image_size, clip.image_size), dtype=torch.uint8)
+    seen: set[str] = set()
+    for file, table in iterate_output(world, "images"):
+        table = table.filter(pc.is_in(table.column("image_id"), pa.array(ids, pa.string())))
+        cells = zip(table.column("image_id").to_pylist(), table.column("image").to_pylist(), strict=True)
+        for item, cell in cells:
+            image = decode_image(cell, f"{file}: column 'image', image_id {item!r}")
+            found[row[item]] = to_uint8([image], clip.image_size, clip.resample)[0]
+            seen.add(item)
+    if missing := [item for item in ids if item not in seen]:
+        raise TableError(f"{world}: pairs: image {missing[0]!r} is not in the images")
+    return found

@@ -1,0 +1,45 @@
+"""Find the nearest safe captions of every unsafe training caption, in the frozen text space.
+
+python -m stages.mine_pairs --params params.yaml --world data/world --embeddings data/embeddings --out data/targets
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import run
+from pipeline.layout import table_file
+from pipeline.params import section, to_spec
+from pipeline.shards import output_hash
+from pipeline.tables import Output, read_output
+from pipeline.targets import MineParams, mine_targets
+from pipeline.vectors import read_vectors
+
+
+def main(params: Path, world: Path, embeddings: Path, out: Path) -> None:
+    """Write `k` targets per training pair, with their cosine and that of the given pair. Raises NearsafeError."""
+    knobs = section(f"{params}:mine_pairs", MineParams)
+    text, _ = read_vectors(embeddings)
+    targets = mine_targets(read_output(world, "pairs"), text, knobs, world)
+    inputs = {"world": output_hash(world), "embeddings": output_hash(embeddings)}
+    output = Output(out, {"stage": "mine_pairs", "params": to_spec(knobs), "inputs": inputs})
+    output.write(table_file("targets"), "targets", targets, metadata={"model_hash": text.model_hash})
+    output.finish()
+    first = targets["rank"] == 0
+    nearest, given = np.median(targets["cosine"][first]), np.median(targets["cosine_given"][first])
+    print(f"mine_pairs: {first.sum()} pairs; median cosine to a safe caption: {nearest:.3f} nearest, {given:.3f} given")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of the stage."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--params", type=Path, required=True, help="parameter file with a section `mine_pairs`")
+    arguments.add_argument("--world", type=Path, required=True, help="output of the world stage")
+    arguments.add_argument("--embeddings", type=Path, required=True, help="output of the embed stage")
+    arguments.add_argument("--out", type=Path, required=True)
+    return arguments
+
+
+if __name__ == "__main__":
+    run(main, parser())
