@@ -1,0 +1,84 @@
+"""The one place where prompts enter generation: what may not be generated is dropped here, and counted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.agewords import LEXICON_VERSION, filter_age_words
+from pipeline.errors import NearsafeError
+
+MAX_CHARACTERS = 2000
+STAGE = "generate"
+FilterRow = dict[str, Any]
+# Every text of a prompt row; the filter reads all of them.
+TEXTS = ("text", "category", "prompt_set")
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """Prompts that passed `admit`. Generation takes nothing else, and building one checks the filter again."""
+
+    table: pa.Table  # schema "prompts"
+
+    def __post_init__(self) -> None:
+        """Raises NearsafeError where a row would not have passed."""
+        refused = _empty(self.table) | _too_long(self.table) | _age_words(self.table)
+        if refused.any():
+            row = int(np.flatnonzero(refused)[0])
+            raise NearsafeError(f"prompts: row {row} was not admitted: use pipeline.prompts.admit")
+
+
+def admit(prompts: pa.Table, limit: int | None = None) -> tuple[Admitted, list[FilterRow]]:
+    """Prompts that may be generated, and rows of table "filters" with what each filter dropped per prompt set.
+
+    Filters, in order: empty text, more than 2,000 characters, the age-word filter (it has no switch), and where
+    `limit` is given all but the first `limit` prompts of each set.
+    """
+    filters: list[tuple[str, str, Callable[[pa.Table], np.ndarray]]] = [
+        ("empty", "1", _empty),
+        ("too_long", f"{MAX_CHARACTERS} characters", _too_long),
+        ("age_words", f"lexicon {LEXICON_VERSION}", _age_words),
+    ]
+    if limit is not None:
+        filters.append(("prompts_per_set", str(limit), lambda table: _beyond(table, limit)))
+    names = list(dict.fromkeys(prompts.column("prompt_set").to_pylist()))
+    rows: list[FilterRow] = []
+    for name, version, dropped in filters:
+        kept = prompts.filter(pa.array(~dropped(prompts)))
+        rows += _count(prompts, kept, names, name, version)
+        prompts = kept
+    return Admitted(prompts), rows
+
+
+def _count(before: pa.Table, after: pa.Table, names: Sequence[str], name: str, version: str) -> list[FilterRow]:
+    rows = []
+    for prompt_set in names:
+        n_before, n_after = (pc.sum(pc.equal(t["prompt_set"], prompt_set)).as_py() or 0 for t in (before, after))
+        counts = {"n_before": n_before, "n_dropped": n_before - n_after, "n_after": n_after}
+        rows.append({"stage": STAGE, "set": prompt_set, "filter": name, "version": version, **counts})
+    return rows
+
+
+def _empty(table: pa.Table) -> np.ndarray:
+    return np.array([not text.strip() for text in table["text"].to_pylist()], dtype=bool)
+
+
+def _too_long(table: pa.Table) -> np.ndarray:
+    return np.array([len(text) > MAX_CHARACTERS for text in table["text"].to_pylist()], dtype=bool)
+
+
+def _age_words(table: pa.Table) -> np.ndarray:
+    return filter_age_words(zip(*(table[column].to_pylist() for column in TEXTS), strict=True))
+
+
+def _beyond(table: pa.Table, limit: int) -> np.ndarray:
+    seen: dict[str, int] = {}
+    dropped = []
+    for name in table["prompt_set"].to_pylist():
+        seen[name] = seen.get(name, 0) + 1
+        dropped.append(seen[name] > limit)
+    return np.array(dropped, dtype=bool)
