@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import CLIPModel
 
 from pipeline.errors import NearsafeError
+from pipeline.models.quiet import quiet
 
 Tower = Literal["text", "vision"]
 
@@ -41,7 +42,7 @@ def attach(model: CLIPModel, lora: Lora, generator: torch.Generator, towers: Seq
     config = LoraConfig(
         r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet():
         adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_A" in name:

@@ -14,6 +14,7 @@ from transformers.image_processing_base import ImageProcessingMixin
 
 from pipeline.errors import NearsafeError
 from pipeline.models.hashing import model_hash
+from pipeline.models.quiet import quiet
 
 Images = Sequence[Image.Image] | Tensor
 
@@ -53,14 +54,15 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     # On CPU transformers' plain attention is the faster one for towers of this size; on GPUs the fused one is.
     attention = "sdpa" if torch.device(device).type == "cuda" else "eager"
     try:
-        model, loading = CLIPModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=attention,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, loading = CLIPModel.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                attn_implementation=attention,
+                output_loading_info=True,
+            )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
         mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import CLIPModel
 
 from pipeline.errors import NearsafeError
+from pipeline.models.quiet import quiet
 
 # Tokenizer and image processor do not change with training: they are copied from the base folder, byte by byte.
 _COMPANIONS = (
@@ -28,7 +29,8 @@ def export_clip(model: CLIPModel, base: Path, out: Path) -> None:
     The folder appears whole, by a rename; one that was there before is replaced.
     """
     partial = _partial(out)
-    model.save_pretrained(partial)
+    with quiet():
+        model.save_pretrained(partial)
     for name in _COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, partial / name)

@@ -1,0 +1,101 @@
+"""Exact neighbours: against brute force, with ties, for every chunk size; bad input."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.mining import farthest, nearest
+
+
+def brute_force(queries: torch.Tensor, pool: torch.Tensor, k: int, sign: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines in float64, stable sort: best first, ties to the lowest index."""
+    cosine = (F.normalize(queries.double(), dim=1) @ F.normalize(pool.double(), dim=1).T).numpy()
+    order = np.argsort(-sign * cosine, axis=1, kind="stable")[:, :k]
+    return order, np.take_along_axis(cosine, order, axis=1)
+
+
+@pytest.fixture
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(57, 24, generator=generator), torch.randn(83, 24, generator=generator)
+
+
+@pytest.mark.parametrize("search, sign", [(nearest, 1), (farthest, -1)])
+@pytest.mark.parametrize("k", [1, 5, 83])
+def test_equals_brute_force(search, sign, k, data):
+    index, cosine = search(*data, k)
+    expected_index, expected_cosine = brute_force(*data, k, sign)
+    assert index.dtype == torch.int64 and cosine.dtype == torch.float32 and index.shape == (57, k)
+    assert np.array_equal(index.numpy(), expected_index)
+    np.testing.assert_allclose(cosine.numpy(), expected_cosine, atol=1e-7)
+
+
+@pytest.mark.parametrize("search", [nearest, farthest])
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50, 100])
+def test_chunk_size_changes_nothing_even_with_ties(search, chunk, data):
+    """Every pool row three times, and a few rows that differ from one another in the last bit."""
+    queries, pool = data
+    near = pool[:4] * (1 + 2.0**-23)
+    pool = torch.cat([pool, pool, near, pool])
+    whole = search(queries, pool, 7, chunk=1000)
+    parts = search(queries, pool, 7, chunk=chunk)
+    assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 64, 1000])
+@pytest.mark.parametrize("search", [nearest, farthest])
+def test_duplicates_go_to_the_lowest_index(search, chunk, data):
+    queries, pool = data
+    pool = torch.cat([pool, pool[torch.randperm(83, generator=torch.Generator().manual_seed(2))], pool])
+    index, cosine = search(queries, pool, 3, chunk=chunk)
+    first = search(queries, data[1], 1)[0]
+    assert torch.equal(index[:, :1], first)
+    assert (index.diff(dim=1) > 0).all() and (cosine == cosine[:, :1]).all()
+
+
+def test_one_repeated_row_is_a_tie_everywhere():
+    pool = torch.randn(1, 33, generator=torch.Generator().manual_seed(3)).repeat(40, 1)
+    index, cosine = nearest(torch.randn(5, 33), pool, 4, chunk=9)
+    assert torch.equal(index, torch.arange(4).expand(5, 4)) and (cosine == cosine[:, :1]).all()
+
+
+def test_scaled_rows_tie_and_cosines_stay_within_one():
+    pool = torch.tensor([[0.0, 1.0], [3.0, 3.0], [1.0, 1.0], [0.1, 0.1]])
+    index, cosine = nearest(torch.tensor([[7.0, 7.0]]), pool, 3)
+    assert index.tolist() == [[1, 2, 3]] and cosine.tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_takes_every_floating_type(dtype, data):
+    queries, pool = (x.to(dtype) for x in data)
+    index, cosine = nearest(queries, pool, 2)
+    assert np.array_equal(index.numpy(), brute_force(queries, pool, 2, 1)[0]) and cosine.dtype == torch.float32
+
+
+def test_no_queries_give_no_rows(data):
+    index, cosine = nearest(data[0][:0], data[1], 2)
+    assert index.shape == (0, 2) and cosine.shape == (0, 2)
+
+
+def test_inputs_and_gradients_are_left_alone(data):
+    queries, pool = data[0].clone().requires_grad_(), data[1].clone()
+    _, cosine = nearest(queries, pool)
+    assert not cosine.requires_grad and torch.equal(pool, data[1])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda q, p: (q, p, 84), "k must be from 1 to the size of the pool, 83, got 84"),
+        (lambda q, p: (q, p, 0), "k must be"),
+        (lambda q, p: (q[:, :3], p, 1), r"one width, got \(57, 3\), \(83, 24\)"),
+        (lambda q, p: (q[0], p, 1), "expected queries"),
+        (lambda q, p: (q, p.index_fill(0, torch.tensor(5), torch.nan), 1), "pool: row 5 holds NaN"),
+        (lambda q, p: (q.index_fill(0, torch.tensor(6), torch.inf), p, 1), "queries: row 6 holds NaN or infinity"),
+        (lambda q, p: (q.index_fill(0, torch.tensor(2), 0.0), p, 1), "queries: row 2 is zero"),
+    ],
+)
+def test_bad_input_is_named(change, message, data):
+    with pytest.raises(ValueError, match=message):
+        nearest(*change(*data))
