@@ -60,7 +60,9 @@ SCHEMAS: dict[str, Table] = {
     # Several prompts per class form an ensemble: the mean of their normalised embeddings.
     "classes": _table("task, class_id int32, name, prompt", "task class_id prompt"),
     # An item is an image (zero-shot) or a prompt (what it asks for, shift "prompt").
-    "labels": _table("item_id, task, class_id int32, shift", "item_id task", shift="base|shifted|held_out|prompt"),
+    "labels": _table(
+        "item_id, task, class_id int32, shift", "item_id task", shift="base|shifted|held_out|hazard|prompt"
+    ),
     "prompts": _table("prompt_id, prompt_set, text, category?, unsafe bool, seed int64?, guidance f32?", "prompt_id"),
     "filters": _table(
         "stage, set, filter, version, n_before int64, n_dropped int64, n_after int64", "stage set filter"

@@ -7,8 +7,8 @@ from pipeline.errors import run
 from pipeline.layout import Results
 from pipeline.params import lookup
 from pipeline.results.database import connect, write_database
-from pipeline.results.summary import write_metrics, write_plots
 from pipeline.results.report import write_table
+from pipeline.results.summary import write_metrics, write_plots
 
 
 def main(params: Path, data: Path, out: Path) -> None:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "stages")
 # Modules below pipeline/defences/ are loaded by the name in params.yaml: a stage that imports the loader depends on
-# the one module of its own defence, which is allowed to import only these.
+# the one module of its own defence, and on what such a module is allowed to import: these.
 LOADER = "pipeline/defences/registry.py"
 DYNAMIC = "pipeline/defences/${item.method}.py"
 DEFENCE_MAY_IMPORT = {
@@ -62,7 +62,7 @@ def closure(path: Path, root: Path = ROOT) -> set[str]:
         found.add(file)
         pending |= imported(file, root) - found
     listed = {file.relative_to(root).as_posix() for file in found}
-    return listed | {DYNAMIC} if LOADER in listed else listed
+    return listed | {DYNAMIC} | DEFENCE_MAY_IMPORT if LOADER in listed else listed
 
 
 def stage_module(stage: dict[str, Any], root: Path = ROOT) -> Path:

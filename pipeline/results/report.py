@@ -99,7 +99,7 @@ def render(rows: Sequence[dict[str, Any]], defences: Sequence[str]) -> str:
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Lines of an aligned Markdown table: the first column to the left, the others to the right."""
     table = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *body]]
-    widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+    widths = [max(3, *(len(line[i]) for line in table)) for i in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
         [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]

@@ -1,0 +1,93 @@
+"""What the last stage writes: metrics.json, plots, the table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.cli import main as cli
+from pipeline.results.report import markdown, render
+from stages.results import main
+from tests.conftest import DEFENCES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def results(finished: Path) -> Path:
+    params = finished.parent / "params.yaml"
+    params.write_text("defences:\n  safer_clip: {method: safer_clip}\n  original: {method: original}\n")
+    main(params, finished, finished.parent / "results")
+    return finished.parent / "results"
+
+
+def test_metrics_are_nested_per_defence_with_interval_and_n(results: Path) -> None:
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert list(metrics) == ["safer_clip", "original"], "the order of params.yaml"
+    number = metrics["original"]["seed_0"]["redirect_tuned"]
+    assert number == {"value": 0.05, "ci_low": 0.0215, "ci_high": 0.1118, "n": 100}
+
+
+def test_outputs_are_the_same_twice(results: Path, finished: Path) -> None:
+    main(finished.parent / "params.yaml", finished, finished.parent / "again")
+    for file in ["metrics.json", "table.md", "plots/tradeoff.csv", "plots/zero_shot.csv", "plots/loss.csv"]:
+        assert (finished.parent / "again" / file).read_bytes() == (results / file).read_bytes()
+
+
+def test_dvc_plots_name_columns_that_exist(results: Path) -> None:
+    plots = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["plots"]
+    for plot in plots:
+        ((_, definition),) = plot.items()
+        axes = [definition["y"]] + ([definition["x"]] if isinstance(definition["x"], dict) else [])
+        for axis in axes:
+            for file, columns in axis.items():
+                with (results.parent / file).open() as opened:
+                    header = next(csv.reader(opened))
+                wanted = columns if isinstance(columns, list) else [columns]
+                wanted += [] if isinstance(definition["x"], dict) else [definition["x"]]
+                assert set(wanted) <= set(header), f"{plot}: {file} has {header}"
+
+
+def test_table_shows_value_interval_n_and_provenance(results: Path, capsys: pytest.CaptureFixture) -> None:
+    cli(["table", "--results", str(results)])
+    table = capsys.readouterr().out
+    lines = [line for line in table.splitlines() if line.startswith("| original")]
+    assert any("0.970 [0.920, 1.000]" in line for line in lines)
+    assert "zero-shot (n=100)" in table
+    assert "- zero shot: zeroshot/base; interval: bootstrap" in table
+    assert table.index("| safer_clip") < table.index("| original"), "the order of params.yaml"
+
+
+def test_table_before_any_run_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli(["table", "--results", str(tmp_path)])
+    assert "`make repro` makes them" in capsys.readouterr().err
+
+
+def number(**changes: object) -> dict:
+    row = {"defence": "original", "seed": 0, "name": "asr", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 10,
+           "ci_method": "wilson", "benchmark": "generation/world_unsafe", "detector": "world", "rule": "hazard"}  # fmt: skip
+    return {**row, **changes}
+
+
+def test_different_n_stands_in_each_cell_and_a_missing_value_is_no_zero() -> None:
+    rows = [number(), number(defence="safer_clip", n=9), number(defence="safer_clip", name="clip_score", value=None)]
+    table = render(rows, DEFENCES)
+    assert "0.500 [0.400, 0.600] n=10" in table
+    assert "0.500 [0.400, 0.600] n=9" in table
+    assert "ASR |" in table
+    row = [line for line in table.splitlines() if line.startswith("| safer_clip")][-1]
+    assert row.split("|")[2].strip() == "-"
+
+
+def test_several_seeds_are_named() -> None:
+    assert "original, seed 1" in render([number(), number(seed=1)], DEFENCES)
+
+
+def test_markdown_is_aligned_and_escaped() -> None:
+    lines = markdown(["a", "n"], [["x|y", "1"], ["z", "100"]])
+    assert len({len(line) for line in lines}) == 1
+    assert lines[1] == "| ---- | --: |"
+    assert "x\\|y" in lines[2]

@@ -1,0 +1,173 @@
+"""dvc.yaml: its deps are the import closure, and DVC runs exactly what a change concerns."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.import_closure import (
+    DEFENCE_MAY_IMPORT,
+    PACKAGES,
+    ROOT,
+    closure,
+    expected,
+    imported,
+    listed,
+    stage_module,
+)
+
+STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_deps_are_the_import_closure(name: str) -> None:
+    stage = STAGES[name]
+    want, have = expected(stage), listed(stage)
+    missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
+    assert not missing and not extra, (
+        f"dvc.yaml, stage {name}: missing {missing}, not imported {extra}; "
+        "`python -m tests.import_closure --write` mends it"
+    )
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stage_is_described_and_other_deps_exist(name: str) -> None:
+    stage = STAGES[name].get("do", STAGES[name])
+    assert stage["desc"]
+    for dep in map(str, stage["deps"]):
+        if not dep.startswith("data/") and "${" not in dep:
+            assert (ROOT / dep).exists(), dep
+    assert f"stages.{name} " in stage["cmd"], "a stage is named as its module"
+    assert stage_module(stage).is_file()
+
+
+def test_package_inits_are_empty() -> None:
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("__init__.py"):
+            assert not file.read_text().strip(), f"{file}: every stage would depend on everything"
+
+
+def test_a_defence_imports_only_the_protocol() -> None:
+    shared = {"protocol.py", "losses.py", "registry.py", "__init__.py"}
+    for file in (ROOT / "pipeline/defences").glob("*.py"):
+        if file.name not in shared:
+            own = {path.relative_to(ROOT).as_posix() for path in imported(file)}
+            assert own <= DEFENCE_MAY_IMPORT, f"{file}: imports {own - DEFENCE_MAY_IMPORT}, no stage would depend on it"
+
+
+def test_science_never_imports_the_orchestration() -> None:
+    for package in PACKAGES:
+        for file in (ROOT / package).rglob("*.py"):
+            if "flows" not in file.parts:
+                lines = file.read_text().splitlines()
+                assert not [x for x in lines if x.strip().startswith(("import dvc", "from dvc", "import prefect"))], (
+                    file
+                )
+
+
+def test_closure_sees_imports_inside_functions_and_relative_ones(tmp_path: Path) -> None:
+    files = {
+        "stages/s.py": "import numpy\nfrom pipeline import a\ndef f():\n    from pipeline.b import g\n",
+        "pipeline/a.py": "from .deep.c import x\n",
+        "pipeline/b.py": "import json\n",
+        "pipeline/deep/c.py": "from ..b import g\nimport pipeline.a\n",
+        "pipeline/unused.py": "",
+        "pipeline/__init__.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = closure(tmp_path / "stages/s.py", tmp_path)
+    assert found == {"stages/s.py", "pipeline/a.py", "pipeline/b.py", "pipeline/deep/c.py"}
+
+
+FAKE = """
+import sys, uuid
+from pathlib import Path
+command, out = sys.argv[1:], Path(sys.argv[sys.argv.index("--out") + 1])
+with open("ran.log", "a") as log:
+    key = command[command.index("--defence") + 1] if "--defence" in command else ""
+    log.write(command[0].removeprefix("stages.") + (f"@{key}" if key else "") + "\\n")
+for name in ["metrics.json", "table.md", "plots/x.csv"] if out.name == "results" else ["table.parquet"]:
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text('"' + uuid.uuid4().hex + '"')
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real graph in a directory of its own; every command writes a new random output in a moment."""
+    root = tmp_path_factory.mktemp("graph")
+    text = (ROOT / "dvc.yaml").read_text().replace("python -m stages.", f"{sys.executable} fake.py stages.")
+    (root / "dvc.yaml").write_text(text)
+    shutil.copy(ROOT / "params.yaml", root)
+    (root / "fake.py").write_text(FAKE)
+    models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
+    methods = [entry["method"] for entry in PARAMS["defences"].values()]
+    for stage in STAGES.values():
+        for dep in map(str, stage.get("do", stage)["deps"]):
+            for path in [dep.replace("${item.method}", method) for method in methods]:
+                file = root / models.get(path, path)
+                if not path.startswith("data/"):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.touch()
+    dvc(root, "init", "--no-scm", "-q")
+    for option in ("analytics", "check_update"):
+        dvc(root, "config", f"core.{option}", "false")
+    return root
+
+
+def dvc(root: Path, *arguments: str) -> str:
+    """Run DVC in `root`; return what it printed."""
+    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def ran(root: Path) -> set[str]:
+    """Reproduce, and return the stages whose command really ran."""
+    (root / "ran.log").write_text("")
+    dvc(root, "repro")
+    return set((root / "ran.log").read_text().split())
+
+
+def change(root: Path, *path: str, value: object) -> None:
+    """Set one leaf of params.yaml."""
+    yaml = YAML()
+    params = yaml.load((root / "params.yaml").read_text())
+    section = params
+    for key in path[:-1]:
+        section = section[key]
+    section[path[-1]] = value
+    with (root / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
+
+
+def of(defences: list[str], *stages: str) -> set[str]:
+    return {f"{stage}@{defence}" for stage in stages for defence in defences}
+
+
+def test_repro_runs_all_then_nothing_then_exactly_the_descendants_of_one_leaf(repository: Path) -> None:
+    defences = list(PARAMS["defences"])
+    everything = {name for name in STAGES if "foreach" not in STAGES[name]} | of(defences, "train", "generate", "score")
+    assert ran(repository) == everything
+    assert ran(repository) == set()
+    change(repository, "defences", "safer_clip", "probe", value=1)
+    assert ran(repository) == {*of(["safer_clip"], "train", "generate", "score"), "results"}
+    change(repository, "score", "probe", value=1)
+    assert ran(repository) == {*of(defences, "score"), "results"}
+    change(repository, "generate", "probe", value=1)
+    assert ran(repository) == {*of(defences, "generate", "score"), "results"}
+    change(repository, "bucket_difficulty", "probe", value=1)
+    assert ran(repository) == {"bucket_difficulty", *of(defences, "train", "generate", "score"), "results"}
+    assert ran(repository) == set()
+
+
+def test_a_new_defence_is_one_entry(repository: Path) -> None:
+    ran(repository)
+    change(repository, "defences", "mine", value={"method": "safer_clip"})
+    assert ran(repository) == {*of(["mine"], "train", "generate", "score"), "results"}
