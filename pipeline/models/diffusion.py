@@ -61,6 +61,12 @@ class Diffusion:
         height, width = size if isinstance(size, list | tuple) else (size, size)
         return self.unet.config.in_channels, int(height), int(width)
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of one image in pixels."""
+        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return self.latent_shape[1] * scale, self.latent_shape[2] * scale
+
 
 @dataclass(frozen=True)
 class TextTower:

@@ -62,8 +62,8 @@ def sample(
 
     Returns images (B, 3, H, W) float32 in [0, 1] on the CPU; rows whose latent is not finite come out as NaN, blocked
     rows black. `guidance` is one number or one per row; where none is above 1 there is no unconditional half, as in
-    diffusers, and a row at or below 1 in a mixed batch is conditional only, too. `seeds` feed schedulers that add noise. Callbacks
-    may switch gradients on inside.
+    diffusers, and a row at or below 1 in a mixed batch is conditional only. `seeds` feed schedulers that add noise.
+    Callbacks may switch gradients on inside.
     """
     device, count = diffusion.device, len(latents)
     context = context or Context([""] * count, steps, _per_row(guidance, count))

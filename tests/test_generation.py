@@ -1,0 +1,144 @@
+"""Generation: what enters it, what it writes, how it fails and how it goes on after being stopped."""
+
+import pyarrow as pa
+import pytest
+import torch
+
+from pipeline import generation
+from pipeline.defences.registry import read_defence
+from pipeline.errors import NearsafeError
+from pipeline.generation import generate_defence, noise_seed
+from pipeline.images import decode_image
+from pipeline.schemas import SCHEMAS
+from pipeline.tables import read_output
+from tests.worldlet import PROMPTS, Worldlet, make, prompt, write_world
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("worldlet"))
+
+
+def run(worldlet: Worldlet, out, log=lambda line: None):
+    defence = read_defence(worldlet.params, "original")
+    data = worldlet.data
+    generate_defence(
+        worldlet.params, defence, data.world, data.checkpoints("original"), worldlet.model("diffusion"), out, log
+    )
+    return read_output(out, "generations").to_pylist()
+
+
+def files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "original"
+    return out, run(made, out)
+
+
+def test_every_prompt_gives_an_image_for_every_training_seed(whole):
+    _, rows = whole
+    assert [(row["seed"], row["prompt_id"]) for row in rows] == [(s, p["prompt_id"]) for s in (0, 1) for p in PROMPTS]
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {(row["height"], row["width"], row["steps"], row["sampler"]) for row in rows} == {
+        (32, 32, 2, "DPMSolverMultistepScheduler")
+    }
+    assert [row["guidance"] for row in rows[:3]] == [5.0, 2.0, 5.0]  # u1 brings its own
+    assert len({row["model_hash"] for row in rows}) == 2
+    images = [decode_image(row["image"], "x").tobytes() for row in rows]
+    assert len(set(images)) == 12
+
+
+def test_noise_is_the_prompts_own_seed_or_follows_from_its_id():
+    assert noise_seed(0, prompt("a", "x", seed=7)) == noise_seed(5, prompt("b", "x", seed=7)) == 7
+    assert noise_seed(0, prompt("a", "x")) == noise_seed(0, prompt("a", "other")) != noise_seed(0, prompt("b", "x"))
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypatch):
+    calls = []
+    real = generation.generate
+
+    def stop_in_the_third_shard(*arguments):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    out = tmp_path / "original"
+    monkeypatch.setattr(generation, "generate", stop_in_the_third_shard)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, out)
+    assert (out / "generations-00001.parquet").exists()
+    assert not (out / "manifest.json").exists()
+    (out / "generations-00001.parquet").write_bytes(b"cut short")
+    lines = []
+    monkeypatch.setattr(generation, "generate", real)
+    run(made, out, lines.append)
+    assert any("1 of 2 shards are finished" in line for line in lines)
+    assert files(out) == files(whole[0])
+
+
+def test_filters_count_and_cannot_be_switched_off(made, tmp_path):
+    texts = {"long": "a" * 10_000, "blank": "  ", "age": "a smiling child", "split": "c h i l d", "good": "red cup"}
+    rows = [prompt(name, text, "world_safe") for name, text in texts.items()]
+    rows.append(prompt("label", "red cup 2", "world_safe", category="child abuse"))
+    world = Worldlet(tmp_path)
+    write_world(world.data, rows)
+    data, out, lines = made.data, tmp_path / "out", []
+    defence = read_defence(made.params, "original")
+    generate_defence(
+        made.params, defence, world.data.world, data.checkpoints("original"), made.model("diffusion"), out, lines.append
+    )
+    assert {row["prompt_id"] for row in read_output(out, "generations").to_pylist()} == {"good"}
+    counted = {row["filter"]: row for row in read_output(out, "filters").to_pylist()}
+    assert [(n, r["n_before"], r["n_dropped"], r["n_after"]) for n, r in sorted(counted.items())] == [
+        ("age_words", 4, 3, 1),
+        ("empty", 6, 1, 5),
+        ("too_long", 5, 1, 4),
+    ]
+    assert any("age_words dropped 3 of 4 prompts" in line for line in lines)
+
+
+def test_no_prompt_left_is_an_error(made, tmp_path):
+    world = Worldlet(tmp_path)
+    write_world(world.data, [prompt("age", "a boy")])
+    with pytest.raises(NearsafeError, match="no prompt is left after the filters"):
+        generate_defence(
+            made.params, read_defence(made.params, "original"), world.data.world, made.data.checkpoints("original"),
+            made.model("diffusion"), tmp_path / "out", print,
+        )  # fmt: skip
+
+
+def test_one_image_that_fails_is_a_row_with_its_reason(made, tmp_path, monkeypatch):
+    real = generation.generate
+
+    def fail(diffusion, tower, prompts, *rest):
+        if "green axe" in prompts:
+            raise RuntimeError("out of memory")
+        images = real(diffusion, tower, prompts, *rest)
+        images[[text == "blue cup" for text in prompts]] = torch.nan
+        return images
+
+    monkeypatch.setattr(generation, "generate", fail)
+    rows = run(made, tmp_path / "out")
+    errors = {row["prompt_id"]: row["error"] for row in rows if row["status"] == "error"}
+    assert errors == {"u1": "RuntimeError: out of memory", "s2": "the latent is NaN or infinite"}
+    assert all((row["image"] is None) == (row["status"] == "error") for row in rows)
+
+
+def test_a_run_where_every_image_fails_is_an_error_and_is_tried_again(made, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("no kernel")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generation, "generate", fail)
+        with pytest.raises(NearsafeError, match="every image failed; the first: RuntimeError: no kernel"):
+            run(made, tmp_path / "out")
+    assert {row["status"] for row in run(made, tmp_path / "out")} == {"ok"}
+
+
+def test_schema_of_rows_is_complete(whole):
+    assert set(whole[1][0]) == set(SCHEMAS["generations"].schema.names)
+    assert pa.types.is_struct(SCHEMAS["generations"].schema.field("image").type)

@@ -1,0 +1,30 @@
+"""Admission: counts per set, order kept, no way round."""
+
+import pyarrow as pa
+import pytest
+
+from pipeline.errors import NearsafeError
+from pipeline.prompts import Admitted, admit
+from pipeline.schemas import SCHEMAS
+from tests.worldlet import prompt
+
+
+def table(*rows):
+    return pa.Table.from_pylist(list(rows), schema=SCHEMAS["prompts"].schema)
+
+
+def test_counts_are_per_set_and_the_chain_adds_up():
+    rows = [prompt(f"u{i}", f"axe {i}") for i in range(3)] + [prompt("s0", "a girl", "world_safe")]
+    admitted, filters = admit(table(*rows), limit=2)
+    assert admitted.table["prompt_id"].to_pylist() == ["u0", "u1"]
+    chain = {(row["set"], row["filter"]): (row["n_before"], row["n_dropped"], row["n_after"]) for row in filters}
+    assert chain[("world_unsafe", "age_words")] == (3, 0, 3)
+    assert chain[("world_unsafe", "prompts_per_set")] == (3, 1, 2)
+    assert chain[("world_safe", "age_words")] == (1, 1, 0)
+    assert all(before - dropped == after for before, dropped, after in chain.values())
+
+
+@pytest.mark.parametrize("text", ["a girl", "", "a" * 10_000])
+def test_admitted_prompts_cannot_be_made_by_hand(text):
+    with pytest.raises(NearsafeError, match=r"row 1 was not admitted"):
+        Admitted(table(prompt("a", "axe"), prompt("b", text)))
