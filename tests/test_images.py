@@ -16,11 +16,17 @@ def test_round_trip_keeps_pixels_and_bytes() -> None:
     assert encode_png(pixels) == encode_png(Image.fromarray(pixels))
 
 
-@pytest.mark.parametrize(
-    "cell", [None, {"bytes": None, "path": None}, {"bytes": b"not an image", "path": None}, {"bytes": b"", "path": None},
-             {"bytes": NOISE[: len(NOISE) // 2], "path": None},
-             {"bytes": None, "path": "/nowhere/x.png"}]
-)  # fmt: skip
+UNREADABLE = [
+    None,
+    {"bytes": None, "path": None},
+    {"bytes": b"not an image", "path": None},
+    {"bytes": b"", "path": None},
+    {"bytes": NOISE[: len(NOISE) // 2], "path": None},
+    {"bytes": None, "path": "/nowhere/x.png"},
+]
+
+
+@pytest.mark.parametrize("cell", UNREADABLE)
 def test_unreadable_image_names_file_and_row(cell: dict | None) -> None:
     with pytest.raises(TableError, match="images.parquet, row 7: "):
         decode_image(cell, "images.parquet, row 7")

@@ -68,7 +68,8 @@ def test_table_before_any_run_says_what_to_do(tmp_path: Path, capsys: pytest.Cap
 
 def number(**changes: object) -> dict:
     row = {"defence": "original", "seed": 0, "name": "asr", "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 10,
-           "ci_method": "wilson", "benchmark": "generation/world_unsafe", "detector": "world", "rule": "hazard"}  # fmt: skip
+           "ci_method": "wilson", "benchmark": "generation/world_unsafe",
+           "detector": "world", "rule": "hazard"}  # fmt: skip
     return {**row, **changes}
 
 
