@@ -71,6 +71,11 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
         raise NearsafeError(f"{folder}: not a loadable CLIP folder: {reason}") from error
     if absent := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
         raise NearsafeError(f"{folder}: the weights are not those of a whole CLIPModel: {absent[0]} is missing")
+    # transformers makes an empty tokenizer, without a word, where the files are missing.
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise NearsafeError(f"{folder}: not a loadable CLIP folder: no tokenizer.json or vocab.json")
+    if len(tokenizer) > model.config.text_config.vocab_size:
+        raise NearsafeError(f"{folder}: the tokenizer has more tokens than the model: {len(tokenizer)}")
     size = model.config.vision_config.image_size
     return Clip(model.to(device).eval(), tokenizer, size, mean, std, processor.get("resample", 3), digest)
 
