@@ -5,7 +5,7 @@
     class Params                            frozen dataclass: the entry's keys besides `method` and `train`
     TOWERS: tuple[str, ...]                 trained only, optional: the towers that get adapters; default both
     def terms(batch, params) -> Terms       trained only: the loss, term by term
-    def callbacks(params) -> Sequence       inference only: callbacks for the sampler loop (pipeline.models.sampler)
+    def callbacks(params) -> Sequence       inference only: callbacks for the sampler loop (pipeline.models.callbacks)
 
 The loss of a batch is the sum of weight times value over `terms`; each term is logged, and named when it is NaN.
 A defence imports torch, numpy, `protocol` and `losses`, and nothing else of ours, so that DVC can track it as one file.

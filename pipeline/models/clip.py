@@ -51,8 +51,6 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     """
     folder = Path(folder)
     digest = model_hash(folder)
-    # On CPU transformers' plain attention is the faster one for towers of this size; on GPUs the fused one is.
-    attention = "sdpa" if torch.device(device).type == "cuda" else "eager"
     try:
         with quiet():
             model, loading = CLIPModel.from_pretrained(
@@ -60,7 +58,6 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
-                attn_implementation=attention,
                 output_loading_info=True,
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

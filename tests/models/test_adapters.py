@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 
 from pipeline.errors import NearsafeError
 from pipeline.models.adapters import Lora, attach, features, merge, trainable
@@ -93,6 +93,19 @@ def test_parameter_count(clip):
     names = LORA.targets[:-1]
     adapted = attach(clip.model, Lora(3, 6, 0.0, names), generator(), ("text",))
     assert sum(p.numel() for p in trainable(adapted).values()) == 2 * 3 * (4 * 48 + 72)
+
+
+def test_parameter_counts_of_safe_clip_on_vit_l_14():
+    """The published adapters: text 2,359,296 and vision 6,317,248 parameters (safe_clip.md section 2)."""
+    text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
+    vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    config = CLIPConfig(text_config=text, vision_config={**vision, "patch_size": 14}, projection_dim=768)
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    lora = Lora(16, 1, 0.1, ("k_proj", "v_proj", "out_proj", "fc1", "fc2", "patch_embedding"))
+    counted = trainable(attach(model, lora, generator(), BOTH))
+    counts = [sum(p.numel() for n, p in counted.items() if tower in n) for tower in ("text_model", "vision_model")]
+    assert counts == [2_359_296, 6_317_248]
 
 
 def test_targets_that_do_not_exist_or_cannot_be_adapted(clip):
