@@ -1,0 +1,48 @@
+"""Rows of table "scores": every number with its N, interval, detector, rule, and the hashes of model and data."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.metrics.intervals import Estimate
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Scores:
+    """Collects the rows of one defence and one training seed."""
+
+    defence: str
+    seed: int
+    model_hash: str
+    rows: list[Row] = field(default_factory=list)
+
+    def add(
+        self,
+        benchmark: str,
+        protocol: str,
+        metric: str,
+        estimate: Estimate,
+        data_hash: str,
+        detector: str = "",
+        rule: str = "",
+    ) -> None:
+        """One row; `detector` and `rule` where a judge stands between images and number."""
+        self.rows.append(
+            {
+                "defence": self.defence,
+                "seed": self.seed,
+                "benchmark": benchmark,
+                "protocol": protocol,
+                "metric": metric,
+                "value": estimate.value,
+                "n": estimate.n,
+                "ci_low": estimate.low,
+                "ci_high": estimate.high,
+                "ci_method": estimate.method,
+                "detector": detector,
+                "rule": rule,
+                "model_hash": self.model_hash,
+                "data_hash": data_hash,
+            }
+        )
