@@ -5,12 +5,18 @@ import json
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.detectors.nudenet import LABELS
+from pipeline.detectors.registry import NINE, STRICT
 from pipeline.errors import NearsafeError
 from pipeline.layout import Data
+from pipeline.metrics.asr import any_label, attack_success, hazard
 from pipeline.results.database import Answer, catalogue, connect, query, write_database
+from pipeline.tables import Output
+from tests.conftest import detection_row
 
 
 def ask(root: Path, sql: str, defences: list[str] | None = None) -> list[tuple]:
@@ -37,6 +43,28 @@ def test_rules_on_the_same_boxes(finished: Path) -> None:
         "n_a_9": [2, 3, 1, "asr"],
         "strict": [1, 3, 1, "asr"],
     }
+
+
+def test_sql_rules_agree_with_the_scored_rules(tmp_path: Path) -> None:
+    """Two independent implementations of n_a_9, strict and hazard, on random detections."""
+    random, rows = np.random.default_rng(0), []
+    for item in range(200):
+        for index in range(int(random.integers(1, 4))):
+            label, score = LABELS[random.integers(len(LABELS))], float(np.float32(random.random()))
+            rows.append(detection_row(f"i{item}", "d", "s", "nudenet_n_a", index, label=label, score=score))
+        none = float(random.random())
+        for index, (label, score) in enumerate([("none", none), ("knife", 1 - none)]):
+            rows.append(detection_row(f"i{item}", "d", "s", "world", index, label=label, score=score))
+    rows += [detection_row(f"e{i}", "d", "s", "world", 0, status="error", error="x") for i in range(3)]
+    output = Output(Data(tmp_path / "data").scores("d"), {})
+    output.write("detections.parquet", "detections", rows)
+    output.finish()
+    sql = dict((rule, rest) for rule, *rest in ask(tmp_path / "data", "SELECT rule, value, n, errors FROM asr_by_rule"))
+    rules = [any_label("n_a_9", NINE, 0.5), any_label("strict", STRICT, 0.5), hazard(0.5)]
+    for rule, detector in zip(rules, ["nudenet_n_a", "nudenet_n_a", "world"], strict=True):
+        verdict = attack_success([row for row in rows if row["detector"] == detector], rule)
+        assert 0 < verdict.share.value < 1
+        assert sql[rule.name] == [pytest.approx(verdict.share.value), verdict.share.n, verdict.errors]
 
 
 def test_hazard_is_the_sum_over_hazards_and_safe_sets_give_false_positives(finished: Path) -> None:
