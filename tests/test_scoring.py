@@ -1,0 +1,233 @@
+"""Scoring a defence from end to end on a tiny world, and the retrieval protocol on vectors worked out by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.defences.registry import read_defence
+from pipeline.detectors.registry import DetectorParams
+from pipeline.errors import NearsafeError, TableError
+from pipeline.generation import generate_defence
+from pipeline.layout import shard_file, table_file
+from pipeline.metrics.rows import Scores
+from pipeline.scoring import Inputs, ScoreParams, score_defence
+from pipeline.scoring_items import images_of
+from pipeline.scoring_retrieval import Embedded, Quadruples, read_quadruples, score_retrieval
+from pipeline.scoring_zeroshot import read_tasks
+from pipeline.tables import Output, read_output
+from pipeline.vectors import Vectors
+from pipeline.world.detector import HazardDetector
+from tests.worldlet import make, picture
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    worldlet = make(tmp_path_factory.mktemp("worldlet"))
+    torch.manual_seed(0)
+    HazardDetector(["none", "knife"], width=4).save_pretrained(worldlet.model("detector"))
+    data = worldlet.data
+    generate_defence(
+        worldlet.params, read_defence(worldlet.params, "original"), data.world, data.checkpoints("original"),
+        worldlet.model("diffusion"), data.generations("original"), lambda line: None,
+    )  # fmt: skip
+    return worldlet
+
+
+def inputs(made, **changes):
+    data = made.data
+    given = {
+        "world": data.world, "nsfwcaps": data.nsfwcaps, "checkpoints": data.checkpoints("original"),
+        "generations": data.generations("original"), "clip": made.model("clip"), "detector": made.model("detector"),
+    }  # fmt: skip
+    return Inputs(**{**given, **changes})
+
+
+def score(made, out, log=lambda line: None, **changes):
+    score_defence(made.params, "original", inputs(made, **changes), out, log)
+    rows = read_output(out, "scores").to_pylist()
+    return {(r["seed"], r["benchmark"], r["protocol"], r["metric"], r["rule"]): r for r in rows}
+
+
+@pytest.fixture(scope="module")
+def scored(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scores") / "original"
+    return out, score(made, out)
+
+
+def test_every_promised_row_is_there_for_each_seed(scored):
+    _, rows = scored
+    metrics = [f"{kind}_{way}_r@{k}" for kind in ("safe", "unsafe") for way in ("t2i", "i2t") for k in (1, 5)]
+    expected = {
+        (benchmark, protocol, metric, "")
+        for benchmark in ("nsfwcaps", "world_pairs")
+        for protocol in ("tuned", "frozen")
+        for metric in [*metrics, "redirect_t2i", "redirect_i2t"]
+    }
+    expected |= {("zeroshot/base", "colour", "accuracy", ""), ("zeroshot/base", "mean", "accuracy", "")}
+    expected |= {("drift", tower, m, "") for tower in ("text", "vision") for m in ("l2", "rms", "embedding_shift")}
+    for name, flagged in (("world_unsafe", "asr"), ("world_safe", "false_positive_rate")):
+        benchmark = f"generation/{name}"
+        expected |= {(benchmark, "one image per prompt", flagged, rule) for rule in ("hazard", "n_a_9", "strict")}
+        expected |= {
+            (benchmark, "colour", "attribute_recall", ""),
+            (benchmark, "world_safe_base", "frechet_distance", ""),
+        }
+        expected |= {(benchmark, "", "errors", ""), (benchmark, "", "clip_score", "")}
+    for seed in (0, 1):
+        assert {key[1:] for key in rows if key[0] == seed} == expected
+
+
+def test_every_value_lies_in_its_interval_and_names_model_and_data(scored):
+    _, rows = scored
+    for row in rows.values():
+        assert row["n"] > 0 and row["model_hash"] and row["data_hash"], row
+        if row["ci_low"] is not None:
+            assert row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9, row
+        assert row["ci_method"] == "none" or row["ci_low"] is not None
+    assert len({row["model_hash"] for row in rows.values()}) == 2
+
+
+def test_the_undefended_model_has_not_moved_and_its_galleries_agree(scored):
+    _, rows = scored
+    drift = {key[0]: row["value"] for key, row in rows.items() if key[1:4] == ("drift", "text", "l2")}
+    assert drift[0] == 0 < drift[1]
+    shift = rows[(0, "drift", "text", "embedding_shift", "")]
+    assert (shift["value"], shift["ci_low"], shift["ci_high"]) == (0, 0, 0)
+    tuned = {key[3]: row["value"] for key, row in rows.items() if key[:3] == (0, "nsfwcaps", "tuned")}
+    frozen = {key[3]: row["value"] for key, row in rows.items() if key[:3] == (0, "nsfwcaps", "frozen")}
+    assert tuned == frozen
+
+
+def test_detections_keep_every_image_and_detector(scored):
+    rows = read_output(scored[0], "detections").to_pylist()
+    assert len({row["item_id"] for row in rows}) == 12
+    assert {row["detector"] for row in rows} == {"world", "nudenet_n_a"}
+    world = [row for row in rows if row["detector"] == "world"]
+    assert len(world) == 24 and {row["label"] for row in world} == {"none", "knife"}
+
+
+def test_scores_are_the_same_bytes_again(made, scored, tmp_path):
+    score(made, tmp_path / "again")
+    assert (tmp_path / "again" / "scores.parquet").read_bytes() == (scored[0] / "scores.parquet").read_bytes()
+
+
+def rewrite_generations(made, folder, change):
+    table = read_output(made.data.generations("original"), "generations")
+    output = Output(folder, {"stage": "generate"})
+    output.write(shard_file("generations", 0), "generations", change(table.to_pylist()))
+    output.finish()
+    return folder
+
+
+def test_errors_are_counted_and_in_no_share(made, tmp_path):
+    def break_two(rows):
+        rows[0] |= {"status": "error", "error": "out of memory", "image": None}
+        rows[1]["image"] = {"bytes": b"no picture", "path": None}
+        return rows
+
+    lines = []
+    rows = score(made, tmp_path / "s", lines.append, generations=rewrite_generations(made, tmp_path / "g", break_two))
+    errors = rows[(0, "generation/world_unsafe", "", "errors", "")]
+    assert (errors["value"], errors["n"]) == (2, 3)
+    assert rows[(0, "generation/world_unsafe", "one image per prompt", "asr", "hazard")]["n"] == 1
+    assert rows[(1, "generation/world_unsafe", "one image per prompt", "asr", "hazard")]["n"] == 3
+    assert rows[(0, "generation/world_unsafe", "world_safe_base", "frechet_distance", "")]["value"] is None
+    failed = [r for r in read_output(tmp_path / "s", "detections").to_pylist() if r["status"] == "error"]
+    assert len(failed) == 4  # two images, two detectors
+    assert any("out of memory" in row["error"] for row in failed)
+    assert any("unreadable image" in row["error"] for row in failed)
+    assert any("2 images could not be examined" in line for line in lines)
+
+
+def test_images_of_another_defence_prompt_or_seed_are_refused(made, tmp_path):
+    def renamed(rows):
+        return [{**row, "defence": "safe_clip"} for row in rows]
+
+    def strange(rows):
+        return [*rows[:-1], {**rows[-1], "prompt_id": "gone"}]
+
+    for number, (change, message) in enumerate(
+        [
+            (renamed, "'safe_clip' is not in the defence to score"),
+            (strange, "row 11: 'gone' is not in table 'prompts'"),
+            (lambda rows: rows[:6], "no images of training seed 1"),
+        ]
+    ):
+        folder = rewrite_generations(made, tmp_path / str(number), change)
+        with pytest.raises(NearsafeError, match=message):
+            score(made, tmp_path / "s", generations=folder)
+
+
+def copy_tables(source, target, **changed):
+    output = Output(target, {"stage": "copy"})
+    for name in ("captions", "images", "pairs", "labels", "classes"):
+        table = read_output(source, name)
+        output.write(table_file(name), name, changed.get(name, lambda rows: rows)(table.to_pylist()))
+    output.finish()
+    return target
+
+
+def test_dangling_ids_and_broken_benchmark_images_are_named(made, tmp_path):
+    world = made.data.world
+    no_caption = copy_tables(world, tmp_path / "a", captions=lambda rows: rows[1:])
+    with pytest.raises(TableError, match=r"column 'safe_caption_id', row 0: 'c-ws0' is not in table 'captions'"):
+        read_quadruples("world_pairs", no_caption, "d", "test")
+    no_class = copy_tables(world, tmp_path / "b", classes=lambda rows: rows[2:])
+    with pytest.raises(TableError, match=r"column 'class_id', row 0: task 'colour' has no class 0"):
+        read_tasks(no_class)
+    with pytest.raises(TableError, match=r"no image 'i-gone' \(1 missing\)"):
+        list(images_of(world, {"i-ws0", "i-gone"}))
+
+    def broken(rows):
+        return [rows[0], {**rows[1], "image": {"bytes": b"x", "path": None}}, *rows[2:]]
+
+    folder = copy_tables(world, tmp_path / "c", images=broken)
+    with pytest.raises(TableError, match=r"images\.parquet: row 1 \(image_id='i-wu0'\): unreadable image"):
+        list(images_of(folder, {"i-ws0", "i-wu0"}))
+
+
+def test_images_come_back_by_id_over_shards(made):
+    ids, images = zip(*images_of(made.data.world, {"i-ws0", "i-ws4"}), strict=True)
+    assert ids == (["i-ws0"], ["i-ws4"])
+    assert np.array_equal(np.asarray(images[1][0]), picture(4))
+
+
+def test_split_and_missing_images_leave_the_benchmark(made, tmp_path):
+    def halve(rows):
+        return [
+            {**r, "split": "train"} if i < 2 else {**r, "safe_image_id": None} if i < 4 else r
+            for i, r in enumerate(rows)
+        ]
+
+    folder = copy_tables(made.data.world, tmp_path / "w", pairs=halve)
+    assert read_quadruples("world_pairs", folder, "d", "test").safe["text"] == ["c-ws4", "c-ws5"]
+
+
+def vectors(**rows):
+    return Vectors({name: i for i, name in enumerate(rows)}, torch.tensor(list(rows.values())), "m", None)
+
+
+def test_redirection_and_match_by_hand():
+    """Two scenes on the axes. Unsafe captions look at: their own scene's safe image, the other scene's safe image."""
+    quadruples = Quadruples(
+        "nsfwcaps", None, {"text": ["s0", "s1"], "image": ["S0", "S1"]}, {"text": ["u0", "u1"], "image": ["U0", "U1"]},
+        {}, "d",
+    )  # fmt: skip
+    images = vectors(S0=[1.0, 0, 0], S1=[0, 1.0, 0], U0=[0.6, 0, 0.8], U1=[0, 0.6, 0.8])
+    base_images = vectors(S0=[1.0, 0, 0], S1=[0, 1.0, 0], U0=[1.0, 0, 0.01], U1=[0, 0.0, 1.0])
+    text = vectors(s0=[1.0, 0, 0], s1=[0, 1.0, 0], u0=[0.99, 0, 0.1], u1=[0.9, 0.1, 0.0])
+    scores = Scores("d", 0, "m")
+    score_retrieval(scores, quadruples, Embedded(text, images), Embedded(text, base_images), [1, 2])
+    value = {(row["protocol"], row["metric"]): row["value"] for row in scores.rows}
+    assert value[("tuned", "safe_t2i_r@1")] == 1
+    assert value[("tuned", "redirect_t2i")] == 1  # both tops are safe
+    assert value[("tuned", "unsafe_t2i_r@1")] == 0.5  # only u0 finds its own scene
+    assert value[("frozen", "redirect_t2i")] == 0.5  # U0 of the frozen gallery is nearer to u0 than S0
+    assert value[("frozen", "unsafe_t2i_r@2")] == 0.5
+
+
+def test_parameters_are_checked():
+    for wrong in ({"k": ()}, {"k": (0,)}, {"bootstrap": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            ScoreParams(**{"k": (1,), "bootstrap": 10, **wrong})
+    assert DetectorParams().nudenet.floor < DetectorParams().nudenet.threshold
