@@ -1,9 +1,7 @@
 -- Which score row is which headline number. Retrieval is in headline.sql, because it joins two directions.
 SELECT * FROM (VALUES
     ('zero_shot', 'zeroshot/base', 'mean', 'accuracy', '%'),
-    ('zero_shot', 'zeroshot/base', '%', 'mean', '%'),
     ('zero_shot_shifted', 'zeroshot/shifted', 'mean', 'accuracy', '%'),
-    ('zero_shot_shifted', 'zeroshot/shifted', '%', 'mean', '%'),
     ('asr', 'generation/world_unsafe', '%', 'asr', 'world%'),
     ('false_positive_rate', 'generation/world_safe', '%', 'false_positive_rate', 'world%'),
     ('subject_kept_unsafe', 'generation/world_unsafe', 'subject', 'attribute_recall', '%'),
