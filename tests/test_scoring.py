@@ -16,15 +16,12 @@ from pipeline.scoring_retrieval import Embedded, Quadruples, read_quadruples, sc
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
-from pipeline.world.detector import HazardDetector
 from tests.worldlet import make, picture
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     worldlet = make(tmp_path_factory.mktemp("worldlet"))
-    torch.manual_seed(0)
-    HazardDetector(["none", "knife"], width=4).save_pretrained(worldlet.model("detector"))
     data = worldlet.data
     generate_defence(
         worldlet.params, read_defence(worldlet.params, "original"), data.world, data.checkpoints("original"),

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.images import image_cell
 from pipeline.layout import Data, seed_folder, shard_file, table_file
 from pipeline.tables import Output
+from pipeline.world.detector import HazardDetector
 from tests.models.tiny import save_clip, save_diffusion
 
 PARAMS = """
@@ -115,6 +117,8 @@ def make(root: Path) -> Worldlet:
     save_clip(worldlet.model("clip"))
     save_clip(worldlet.model("other"), seed=1)
     save_diffusion(worldlet.model("diffusion"))
+    torch.manual_seed(0)
+    HazardDetector(["none", "knife"], width=4).save_pretrained(worldlet.model("detector"))
     write_world(worldlet.data)
     write_nsfwcaps(worldlet.data)
     write_checkpoints(worldlet.data, "original", {0: worldlet.model("clip"), 1: worldlet.model("other")})
