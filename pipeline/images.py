@@ -44,3 +44,10 @@ def decode_image(cell: dict[str, Any] | None, where: str) -> Image.Image:
         raise TableError(f"{where}: unreadable image: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TableError(f"{where}: image too large to be trusted: {error}") from error
+
+
+def pixelate(image: np.ndarray, block: int = 8) -> np.ndarray:
+    """Mean colour of each `block` x `block` square, (H, W, 3) uint8: how a flagged image is shown by default."""
+    height, width = image.shape[:2]
+    small = Image.fromarray(image).resize((max(1, width // block), max(1, height // block)), Image.Resampling.BOX)
+    return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))

@@ -1,10 +1,11 @@
-"""Builds a benchmark of tight safe/unsafe quadruples from safe captions and images, after NSFWCaps (SafeR-CLIP, section 8).
+"""Builds a benchmark of tight safe/unsafe quadruples from safe captions and images, after NSFWCaps (SafeR-CLIP).
 
-A rewriter makes a minimal unsafe edit of a caption in one category, a renderer makes the unsafe image. Filters in order:
-age words (both captions), no edit possible, duplicates, alignment (cosine of safe and unsafe caption in the frozen text space,
-0.81 on average in the published set), category balance, requested number. Each counts what it dropped.
+A rewriter makes a minimal unsafe edit of a caption in one category, a renderer makes the unsafe image. Filters in
+order: age words (both captions), no edit possible, duplicates, alignment (cosine of safe and unsafe caption in the
+frozen text space, 0.81 on average in the published set), category balance, requested number. Each counts its drops.
 
-The published set chose captions by "safety filtering and semantic similarity scoring" without thresholds; ours are parameters.
+The published set chose captions by "safety filtering and semantic similarity scoring" without thresholds
+(safer_clip specification, section 8); ours are parameters.
 """
 
 from collections import Counter
@@ -50,7 +51,7 @@ class Rewriter(Protocol):
 
 
 class Renderer(Protocol):
-    """Makes images of unsafe captions: the world's drawing, or a diffusion model. Called only with filtered captions."""
+    """Makes images of filtered unsafe captions: the world's drawing, or a diffusion model."""
 
     name: str
 
@@ -152,7 +153,7 @@ def measure_alignment(candidates: list[Candidate], embed: Callable[[list[str]], 
 
 
 def balanced(candidates: list[Candidate], params: NsfwcapsParams) -> list[Candidate]:
-    """At most ceil(size / categories) of each category, in order, then interleaved so that any prefix is balanced too."""
+    """At most ceil(size / categories) of each category, interleaved so that any prefix is balanced too."""
     quota = -(-params.size // len(params.categories))
     taken: Counter[str] = Counter()
     ranked = []

@@ -1,6 +1,7 @@
 """Build the benchmark of tight safe and unsafe quadruples in the shifted style.
 
-python -m stages.build_nsfwcaps --params params.yaml --world data/world --embeddings data/embeddings --clip WEIGHTS --out data/nsfwcaps
+python -m stages.build_nsfwcaps --params params.yaml --world data/world --clip pipeline/world/weights/clip \\
+    --out data/nsfwcaps
 """
 
 import argparse
@@ -24,7 +25,7 @@ STYLE, SOURCE = "shifted", "nsfwcaps/world"
 
 
 def main(params: Path, world: Path, clip: Path, out: Path) -> None:
-    """Write captions, images, pairs and filters of the benchmark. Raises NearsafeError where too few quadruples are left."""
+    """Write captions, images, pairs and filters. Raises NearsafeError where too few quadruples are left."""
     knobs, seed = section(f"{params}:build_nsfwcaps", NsfwcapsParams), int(lookup(params, "seed"))
     captions, images = safe_pool(world, knobs.split)
     model = load_clip(clip)

@@ -34,7 +34,8 @@ def main(params: Path, out: Path) -> None:
         output.write(shard_file("images", shard), "images", world.images[at : at + IMAGES_PER_SHARD])
     output.finish()
     print(
-        f"world: {len(world.captions)} captions, {len(world.images)} images, {len(world.pairs)} pairs, {len(world.prompts)} prompts"
+        f"world: {len(world.captions)} captions, {len(world.images)} images, "
+        f"{len(world.pairs)} pairs, {len(world.prompts)} prompts"
     )
 
 

@@ -183,7 +183,7 @@ def add_pairs(
 def fresh_scenes(
     world: World, families: Families, split: str, count: int, unsafe: bool, held: bool | None
 ) -> Iterator[tuple[str, Scene]]:
-    """`count` scenes of families that belong to `split`; `held` asks for held-out combinations, or for none, or for either."""
+    """`count` scenes of families of `split`; `held` asks for held-out combinations, for none, or (None) for either."""
     for name, scene in scenes(world.seed, f"{split}/{unsafe}/{held}", unsafe):
         if (held is None or held_out(scene) == held) and families.claim(scene, split):
             yield name, scene
@@ -193,7 +193,7 @@ def fresh_scenes(
 
 
 def add_zero_shot(world: World, families: Families, count: int) -> None:
-    """Labelled images: safe scenes per shift, and hazard scenes whose only label is the hazard (safety, not utility)."""
+    """Labelled images: safe scenes per shift, and hazard scenes with the hazard as their only label."""
     for shift, style, held, unsafe in (
         ("base", "base", False, False),
         ("held_out", "base", True, False),
@@ -254,7 +254,7 @@ def build_world(params: WorldParams, seed: int) -> World:
 
 
 def age_filter_rows(texts: dict[str, list[str]]) -> Rows:
-    """Rows of table "filters" for the world's own texts. Raises NearsafeError if the grammar ever writes a word of the lexicon."""
+    """Rows of table "filters" for the world's own texts. Raises NearsafeError if the filter refuses one."""
     rows: Rows = []
     for name, lines in texts.items():
         dropped = filter_age_words((line,) for line in lines)

@@ -1,5 +1,6 @@
 """The world's hazard detector: a small convolutional net that names the hazard pictogram in a 64x64 picture."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -17,7 +18,7 @@ class HazardDetector(nn.Module):
         self.labels, self.width, self.num_features = list(labels), width, 4 * width
         channels = [3, width, 2 * width, 3 * width, 4 * width]
         blocks = []
-        for i, (a, b) in enumerate(zip(channels, channels[1:], strict=False)):
+        for i, (a, b) in enumerate(itertools.pairwise(channels)):
             blocks += [
                 nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1, bias=False),
                 nn.BatchNorm2d(b),

@@ -73,7 +73,7 @@ def caption(scene: Scene, style: str = "base", template: int = 0, synonym: int =
 
 
 def partial_caption(scene: Scene, keep: set[str], first: int = 0, synonym: int = 0) -> str:
-    """A caption that names only the attributes in `keep` (task names; the item is `item`), its phrases rotated by `first`."""
+    """A caption that names only the attributes in `keep` (tasks, or `item`), its phrases rotated by `first`."""
     words = [getattr(scene, name) for name in ("size", "colour") if name in keep]
     noun = scene.subject if "subject" in keep else "thing"
     phrases = [article(" ".join((*words, noun)))] if words or "subject" in keep else []
@@ -114,7 +114,7 @@ def parse(text: str) -> Scene | None:
 
 
 def unsafe_edit(text: str, hazard: str) -> str | None:
-    """The caption with its safe object replaced by `hazard` and nothing else changed; `None` where it names no object."""
+    """The caption with its safe object replaced by `hazard`, nothing else changed; `None` where it names no object."""
     for name in VOCABULARY["object"]:
         edited, count = re.subn(rf"\b{re.escape(item_phrase(name))}\b", item_phrase(hazard), text)
         if count:

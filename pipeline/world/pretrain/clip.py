@@ -45,7 +45,7 @@ def clip_model(vocabulary: int) -> CLIPModel:
 
 
 def describe(scene: Scene, style: str, random: np.random.Generator) -> tuple[str, dict[str, bool]]:
-    """A training caption and which attributes it names: half the captions are full, the others name one to four attributes."""
+    """A training caption and what it names: half of the captions are full, the others name one to four attributes."""
     synonym = int(random.integers(3)) if random.random() < 0.35 else 0
     kind, turn = random.random(), int(random.integers(8))
     if kind < 0.5:
@@ -63,13 +63,13 @@ def describe(scene: Scene, style: str, random: np.random.Generator) -> tuple[str
 
 
 def matches(labels: Tensor, named: Tensor) -> Tensor:
-    """(images, captions) bool: the image has every attribute that the caption names. `labels`, `named`: (B, 8); -1 is "none"."""
+    """(images, captions) bool: the image has all that the caption names. `labels`, `named` (B, 8); -1 is "none"."""
     equal = labels[:, None, :] == labels[None, :, :]
     return (equal | ~named[None, :, :]).all(-1)
 
 
 def soft_contrastive(image: Tensor, text: Tensor, scale: Tensor, positive: Tensor) -> Tensor:
-    """InfoNCE in which all captions that fit an image share the target equally (partial captions fit several images)."""
+    """InfoNCE in which all captions that fit an image share the target (partial captions fit several images)."""
     logits = scale.exp().clamp(max=100) * normalize(image, dim=-1) @ normalize(text, dim=-1).T
     weight = positive.float()
     by_image = -(log_softmax(logits, 1) * weight / weight.sum(1, keepdim=True)).sum(1).mean()

@@ -1,4 +1,4 @@
-"""The pictures that the world's models learn from: drawn once, kept as arrays, never containing a held-out combination."""
+"""The pictures that the world's models learn from: drawn once, kept as arrays, without held-out combinations."""
 
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -17,7 +17,7 @@ CHUNK = 500
 
 @dataclass(frozen=True)
 class Corpus:
-    """`images` (N, 64, 64, 3) uint8 · `labels` (N, 8) int16, one column per task of `TASKS`, -1 where it has none · `style` (N,)."""
+    """`images` (N, 64, 64, 3) uint8 · `labels` (N, 8) int16, one column per task, -1 for none · `style` (N,) index."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -55,7 +55,7 @@ def draw_chunk(seed: int, style: str, chunk: int) -> tuple[np.ndarray, np.ndarra
 
 
 def load_corpus(folder: Path, seed: int, sizes: dict[str, int]) -> Corpus:
-    """Read the corpus, drawing first what is missing; `sizes` gives the number of images per style (rounded up to 500)."""
+    """Read the corpus, drawing it first where it is missing; `sizes`: images per style, rounded up to 500."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(style, chunk) for style, size in sizes.items() for chunk in range(-(-size // CHUNK))]
     path = folder / f"corpus-{seed}-{'-'.join(f'{style}{size}' for style, size in sizes.items())}.npz"

@@ -1,4 +1,4 @@
-"""Training of the hazard detector on drawn scenes of both styles, with a cut-out and blur so that generated images are read too."""
+"""Training of the hazard detector on drawn scenes of both styles, some blurred as a decoder blurs."""
 
 import numpy as np
 import torch

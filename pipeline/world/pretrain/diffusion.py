@@ -1,4 +1,4 @@
-"""The world's Stable Diffusion: a small `UNet2DConditionModel` on the autoencoder's latents, guided by the CLIP text tower."""
+"""The world's Stable Diffusion: a small U-Net on the autoencoder's latents, guided by the CLIP text tower."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def diffusion_run(
     batch: int = 64,
     device: str = "cpu",
 ) -> Run:
-    """Noise prediction with the min-SNR weight (Hang et al. 2023, gamma 5), which favours layout over the last detail."""
+    """Noise prediction with the min-SNR weight (Hang et al. 2023, gamma 5): layout before the last detail."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(**UNET).to(device)
     tower = clip.text_model.to(device).eval().requires_grad_(False)

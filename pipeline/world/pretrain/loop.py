@@ -1,4 +1,4 @@
-"""One resumable training loop for all models of the world: progress lines, checkpoints by wall time, safetensors only."""
+"""One resumable training loop for all models of the world: progress, checkpoints by wall time, safetensors."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ Step = Callable[[int], dict[str, Tensor]]
 
 @dataclass
 class Run:
-    """A training run: `step(i)` returns named losses, of which `total` is minimised; `i` alone decides its randomness."""
+    """`step(i)` returns named losses, of which `total` is minimised; `i` alone decides its randomness."""
 
     name: str
     model: nn.Module

@@ -1,7 +1,7 @@
 """Muon in fp32 (Jordan et al. 2024): momentum whose matrix update is orthogonalised by a Newton-Schulz iteration.
 
-`torch.optim.Muon` iterates in bf16, which CPUs without bf16 units emulate (5.4 s against 0.2 s a step here), and takes no
-convolutions; this one flattens them to (out, in * height * width).
+`torch.optim.Muon` iterates in bf16, which CPUs without bf16 units emulate (5.4 s against 0.2 s a step here), and takes
+no convolutions; this one flattens them to (out, in * height * width).
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ COEFFICIENTS = (3.4445, -4.775, 2.0315)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2. (rows, columns) in and out."""
+    """Roughly the nearest semi-orthogonal matrix (singular values end in 0.7 to 1.2); (rows, columns) in and out."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / (x.norm() + 1e-7)
     a, b, c = COEFFICIENTS

@@ -1,4 +1,4 @@
-"""The world's autoencoder: an `AutoencoderTiny`, 64x64x3 -> 16x16x8, trained on the base style, which is what it generates."""
+"""The world's autoencoder: an `AutoencoderTiny`, 64x64x3 -> 16x16x8, trained on the style it generates."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ CONFIG = {
 
 
 def vae_run(corpus: Corpus, steps: int, seed: int, batch: int = 32, device: str = "cpu") -> Run:
-    """L1 + MSE + L1 on image gradients (edges stay sharp) + a small penalty that keeps each latent channel near unit size."""
+    """L1 + MSE + L1 on image gradients (sharp edges) + a small penalty that keeps each latent channel near size 1."""
     torch.manual_seed(seed)
     vae = AutoencoderTiny(**CONFIG).to(device)
     base = np.flatnonzero(corpus.style == list(STYLES).index(BASE.name))
