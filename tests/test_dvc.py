@@ -1,5 +1,7 @@
 """dvc.yaml: its deps are the import closure, and DVC runs exactly what a change concerns."""
 
+import importlib
+import shlex
 import shutil
 import subprocess
 import sys
@@ -162,3 +164,17 @@ def test_repro_runs_everything_then_nothing_then_what_a_change_concerns(reposito
     assert ran(repository) == {*of(defences, "generate", "score"), "results"}
     change(repository, "defences", "mine", value={"method": "safer_clip"})
     assert ran(repository) == {*of(["mine"], "train", "generate", "score"), "results"}, "a new defence is one entry"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_command_lines_are_what_the_stages_take(name: str) -> None:
+    """Every option of `cmd` exists, every required one is given, and paths read are deps, the path written an out."""
+    stage = STAGES[name].get("do", STAGES[name])
+    parser = importlib.import_module(f"stages.{name}").parser()
+    given = vars(parser.parse_args(shlex.split(stage["cmd"])[3:]))
+    paths = {path.as_posix() for key, path in given.items() if isinstance(path, Path) and key not in ("params", "out")}
+    inputs = {str(dep) for dep in stage["deps"] if not str(dep).endswith((".py", "/sql"))}
+    known = {path for path in inputs if any(path == given_ or path.startswith(f"{given_}/") for given_ in paths)}
+    assert known == inputs, f"{inputs - known} is a dep that the command does not name"
+    assert all(any(dep == path or dep.startswith(f"{path}/") for dep in inputs) for path in paths)
+    assert given["params"] == Path("params.yaml")
