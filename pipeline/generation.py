@@ -125,17 +125,13 @@ def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
         return
     tower = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder)
     sampling = Sampling(run.defence.name, seed, run.root, run.knobs, run.diffusion, tower, run.defence.callbacks())
-    reasons: list[str | None] = []
     for name, start in todo:
         rows = generate_rows(sampling, Admitted(run.prompts.table.slice(start, size)))
-        run.output.write(name, "generations", rows)
         failed = [row["error"] for row in rows if row["status"] == "error"]
+        if start == 0 and len(failed) == len(rows):  # the cause is not in the prompts: stop early, keep nothing of it
+            raise NearsafeError(f"{folder}: every image of the first shard failed; the first: {failed[0]}")
+        run.output.write(name, "generations", rows)
         run.log(f"generate: seed {seed}: {name}: {len(rows)} images" + (f", {len(failed)} failed" if failed else ""))
-        reasons += [row["error"] for row in rows]
-    if len(todo) == len(names) and all(reasons):
-        for name in names:
-            (run.output.path / name).unlink()  # nothing worth keeping: once the cause is mended, all are tried again
-        raise NearsafeError(f"{folder}: every image failed; the first: {reasons[0]}")
 
 
 def generate_rows(sampling: Sampling, admitted: Admitted) -> list[Row]:

@@ -128,14 +128,20 @@ def test_one_image_that_fails_is_a_row_with_its_reason(made, tmp_path, monkeypat
     assert all((row["image"] is None) == (row["status"] == "error") for row in rows)
 
 
-def test_a_run_where_every_image_fails_is_an_error_and_is_tried_again(made, tmp_path, monkeypatch):
+def test_a_first_shard_without_any_image_stops_the_run_and_is_tried_again(made, tmp_path, monkeypatch):
+    calls = []
+
     def fail(*arguments):
+        calls.append(1)
         raise RuntimeError("no kernel")
 
     with monkeypatch.context() as patch:
         patch.setattr(generation, "generate", fail)
-        with pytest.raises(NearsafeError, match="every image failed; the first: RuntimeError: no kernel"):
+        with pytest.raises(
+            NearsafeError, match="every image of the first shard failed; the first: RuntimeError: no kernel"
+        ):
             run(made, tmp_path / "out")
+    assert len(calls) == 6  # two batches of two, then each alone; not the other shards
     assert {row["status"] for row in run(made, tmp_path / "out")} == {"ok"}
 
 

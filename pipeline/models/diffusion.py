@@ -103,6 +103,10 @@ def load_diffusion(folder: Path, device: torch.device | str = "cpu") -> Diffusio
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NearsafeError(f"{folder}: not a loadable diffusion folder: {reason}") from error
+    if vae.config.latent_channels != unet.config.in_channels:
+        raise NearsafeError(
+            f"{folder}: the VAE has {vae.config.latent_channels} latent channels, the U-Net {unet.config.in_channels}"
+        )
     return Diffusion(unet.to(device).eval(), vae.to(device).eval(), schedule, digest)
 
 

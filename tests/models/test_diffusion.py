@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from diffusers import AutoencoderTiny
 
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import load_clip
@@ -33,6 +34,15 @@ def test_truncated_weights_are_one_clear_error(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(NearsafeError, match="not a loadable diffusion folder"):
+        load_diffusion(folder)
+
+
+def test_a_vae_of_another_width_is_refused(folder):
+    AutoencoderTiny(
+        latent_channels=8, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(0, 1), num_decoder_blocks=(1, 1),
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    with pytest.raises(NearsafeError, match="the VAE has 8 latent channels, the U-Net 4"):
         load_diffusion(folder)
 
 
