@@ -17,8 +17,8 @@ from pipeline.world.pretrain.loop import Run, optimizers
 
 UNET = {
     "sample_size": 16,
-    "in_channels": 4,
-    "out_channels": 4,
+    "in_channels": 8,
+    "out_channels": 8,
     "block_out_channels": (64, 128),
     "layers_per_block": 1,
     "cross_attention_dim": 128,
@@ -37,7 +37,7 @@ def scheduler() -> DPMSolverMultistepScheduler:
 
 @torch.no_grad()
 def latents_of(corpus: Corpus, vae: AutoencoderTiny, path: Path, device: str = "cpu") -> tuple[np.ndarray, np.ndarray]:
-    """Rows drawn in the base style and their latents (N, 4, 16, 16) float16, computed once and kept in `path`."""
+    """Rows drawn in the base style and their latents (N, 8, 16, 16) float16, computed once and kept in `path`."""
     rows = np.flatnonzero(corpus.style == list(STYLES).index(BASE.name))
     if not path.exists():
         parts = []

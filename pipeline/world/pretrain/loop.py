@@ -85,9 +85,10 @@ def update_average(run: Run, i: int) -> None:
     if not run.ema:
         return
     decay = min(run.ema, (1 + i) / (10 + i))
+    locked = {name for name, value in run.model.named_parameters() if not value.requires_grad}
     with torch.no_grad():
         for name, value in run.model.state_dict().items():
-            if name not in run.average or not value.is_floating_point():
+            if name not in run.average or name in locked or not value.is_floating_point():
                 run.average[name] = value.detach().clone()
             else:
                 run.average[name].lerp_(value, 1 - decay)
