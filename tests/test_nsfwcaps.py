@@ -1,5 +1,6 @@
 """The benchmark builder: minimal edits, each filter counted, balance, and one clear error when too little is left."""
 
+import itertools
 from collections import Counter
 
 import pytest
@@ -39,7 +40,7 @@ def test_each_filter_counts_what_it_dropped_and_the_counts_join():
     dropped = {row["filter"].split("_", 1)[1]: row["n_dropped"] for row in rows}
     assert dropped["age_words_safe"] == 1 and dropped["no_edit"] == 1 and dropped["duplicate"] == 1
     assert rows[0]["n_before"] == len(captions) and rows[-1]["n_after"] == 12
-    assert all(a["n_after"] == b["n_before"] for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a["n_after"] == b["n_before"] for a, b in itertools.pairwise(rows))
 
 
 def test_an_unsafe_text_of_a_rewriter_passes_the_age_filter_too():
