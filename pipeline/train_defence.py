@@ -19,6 +19,7 @@ from pipeline.models.export import copy_clip, export_clip
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.params import build, load, to_spec
 from pipeline.precision import pick_device, pick_precision
+from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.shards import output_hash
 from pipeline.tables import Output
 from pipeline.training import Job, TrainParams, train
@@ -38,24 +39,6 @@ class Inputs:
     targets: Path
     buckets: Path
     clip: Path
-
-
-@dataclass(frozen=True)
-class Seeds:
-    """`seed`: root of all randomness; `seeds`: the training seeds, each a checkpoint."""
-
-    seed: int
-    seeds: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds: expected one or more different integers, got {list(self.seeds)}")
-
-
-def read_seeds(params: Path) -> Seeds:
-    """`seed` and `seeds` of a parameter file. Raises NearsafeError."""
-    values = load(params)
-    return build(Seeds, {key: values[key] for key in ("seed", "seeds") if key in values}, str(params))
 
 
 def read_train_params(params: Path, defence: Defence) -> TrainParams:

@@ -39,9 +39,7 @@ def attach(model: CLIPModel, lora: Lora, generator: torch.Generator, towers: Seq
     that the initial adapters depend on no global state. Raises NearsafeError for a target that no tower has.
     """
     names = _find(model, lora.targets, towers)
-    config = LoraConfig(
-        r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names
-    )
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, bias="none", target_modules=names)
     with torch.random.fork_rng(devices=[]), quiet():
         adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():

@@ -35,15 +35,19 @@ def test_safe_clip_total_is_the_formula(batch):
     """safe_clip.md section 1, written out from its table: S, U, V, G and their references."""
     b = batch
     expected = (
-        0.1 * cosine_distance(b.text_safe, b.ref_text_safe)
-        + 0.1 * cosine_distance(b.text_unsafe, b.ref_text_safe)
-        + 0.1 * cosine_distance(b.image_safe, b.ref_image_safe)
-        + 0.2 * cosine_distance(b.image_unsafe, b.ref_image_safe)
-        + 0.25 * info_nce(b.text_safe, b.ref_image_safe)
-        + 0.25 * info_nce(b.text_unsafe, b.ref_image_safe)
-        + 0.25 * info_nce(b.ref_text_safe, b.image_safe)
-        + 0.5 * info_nce(b.ref_text_safe, b.image_unsafe)
-    ) / 1.75 / 8
+        (
+            0.1 * cosine_distance(b.text_safe, b.ref_text_safe)
+            + 0.1 * cosine_distance(b.text_unsafe, b.ref_text_safe)
+            + 0.1 * cosine_distance(b.image_safe, b.ref_image_safe)
+            + 0.2 * cosine_distance(b.image_unsafe, b.ref_image_safe)
+            + 0.25 * info_nce(b.text_safe, b.ref_image_safe)
+            + 0.25 * info_nce(b.text_unsafe, b.ref_image_safe)
+            + 0.25 * info_nce(b.ref_text_safe, b.image_safe)
+            + 0.5 * info_nce(b.ref_text_safe, b.image_unsafe)
+        )
+        / 1.75
+        / 8
+    )
     terms = safe_clip.terms(batch, safe_clip.Params(LAMBDAS))
     assert total(terms).item() == pytest.approx(expected.item(), rel=1e-6)
 

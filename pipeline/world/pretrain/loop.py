@@ -119,7 +119,8 @@ def restore(run: Run, path: Path) -> int:
         return 0
     tensors = load_file(path)
     run.model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    run.average = {k[8:]: v for k, v in tensors.items() if k.startswith("average.")}
+    device = next(run.model.parameters()).device
+    run.average = {k[8:]: v.to(device) for k, v in tensors.items() if k.startswith("average.")}
     for k, optimizer in enumerate(run.optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
