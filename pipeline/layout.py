@@ -83,6 +83,11 @@ class Results:
         return self.root / "table.md"
 
     @property
+    def picture(self) -> Path:
+        """Generated images side by side, flagged ones pixelated."""
+        return self.root / "generations.png"
+
+    @property
     def plots(self) -> Path:
         """CSV files of the DVC plots."""
         return self.root / "plots"

@@ -7,6 +7,7 @@ from pipeline.errors import run
 from pipeline.layout import Results
 from pipeline.params import lookup
 from pipeline.results.database import connect, write_database
+from pipeline.results.picture import write_picture
 from pipeline.results.report import write_table
 from pipeline.results.summary import write_metrics, write_plots
 
@@ -19,6 +20,7 @@ def main(params: Path, data: Path, out: Path) -> None:
     write_metrics(database, results.metrics, defences)
     write_plots(database, results.plots)
     write_table(database, results.table, defences)
+    write_picture(database, data, defences, results.picture)
     write_database(results.database, data, defences)
 
 

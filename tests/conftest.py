@@ -32,12 +32,12 @@ def detection_row(item: str, defence: str, prompt_set: str, detector: str, box_i
 
 
 def generation_row(item: str, defence: str, prompt: str, prompt_set: str) -> dict:
-    """One row of the generations table with a one-colour image."""
+    """One row of the generations table with a small image."""
     from PIL import Image
 
     return {
         "generation_id": item, "defence": defence, "seed": 0, "prompt_id": prompt, "prompt_set": prompt_set,
-        "image": image_cell(Image.new("RGB", (8, 8), (200, 10, 10))), "sampler": "dpm", "steps": 2, "guidance": 5.0,
+        "image": image_cell(Image.linear_gradient("L").resize((8, 8))), "sampler": "dpm", "steps": 2, "guidance": 5.0,
         "height": 8, "width": 8, "dtype": "float32", "model_hash": "m", "status": "ok", "error": None,
     }  # fmt: skip
 

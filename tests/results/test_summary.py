@@ -4,10 +4,15 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
 from pipeline.cli import main as cli
+from pipeline.errors import run
+from pipeline.results.picture import main as picture_main
+from pipeline.results.picture import parser as picture_parser
 from pipeline.results.report import markdown, render
 from stages.results import main
 from tests.conftest import DEFENCES
@@ -92,3 +97,13 @@ def test_markdown_is_aligned_and_escaped() -> None:
     assert len({len(line) for line in lines}) == 1
     assert lines[1] == "| ---- | --: |"
     assert "x\\|y" in lines[2]
+
+
+def test_the_picture_hides_what_a_rule_flags_unless_asked(results: Path, finished: Path, tmp_path: Path) -> None:
+    params = finished.parent / "params.yaml"
+    picture = ["--data", str(finished), "--params", str(params), "--columns", "2"]
+    run(picture_main, picture_parser(), [*picture, "--out", str(tmp_path / "hidden.png")])
+    run(picture_main, picture_parser(), [*picture, "--out", str(tmp_path / "shown.png"), "--show-flagged"])
+    hidden, shown = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("hidden", "shown"))
+    assert hidden.shape == shown.shape and (hidden != shown).any()
+    assert (results / "generations.png").is_file()
