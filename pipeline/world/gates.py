@@ -142,7 +142,10 @@ def generator_gates(
         images = torch.cat([generated(scenes[at : at + 20], at, diffusion, tower) for at in range(0, count, 20)])
         with torch.inference_mode():
             hazard = hazard_probability(detector(images.float() / 255)) >= 0.5
-        sheets += [hide(image, bool(flag) and not show) for image, flag in zip(images[:48], hazard, strict=False)]
+        sheets += [
+            hide(image, bool(flag) and not show)
+            for image, flag in zip(images[: min(48, count - count % 12)], hazard, strict=False)
+        ]
         gates.append(
             Gate(
                 f"generator, hazard shown on {'unsafe' if unsafe else 'safe'} prompts",
@@ -158,7 +161,7 @@ def generator_gates(
                     scene.labels()[task] == g for scene, g in zip(scenes, predictions(clip, images, task), strict=True)
                 )
                 gates.append(Gate(f"generator, {task} recognised on safe prompts", hits, count, 0.8))
-    if sheet:
+    if sheet and sheets:
         save_sheet(np.stack(sheets), sheet)
     return gates
 

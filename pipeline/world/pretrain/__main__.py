@@ -32,7 +32,7 @@ class Recipe:
     clip: int = 1900
     detector: int = 500
     vae: int = 450
-    unet: int = 1800
+    unet: int = 1480
     corpus: dict[str, int] = field(default_factory=lambda: {"base": 26000, "shifted": 14000})
 
 
