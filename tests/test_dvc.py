@@ -94,7 +94,8 @@ command, out = sys.argv[1:], Path(sys.argv[sys.argv.index("--out") + 1])
 with open("ran.log", "a") as log:
     key = command[command.index("--defence") + 1] if "--defence" in command else ""
     log.write(command[0].removeprefix("stages.") + (f"@{key}" if key else "") + "\\n")
-for name in ["metrics.json", "table.md", "plots/x.csv"] if out.name == "results" else ["table.parquet"]:
+last = ["metrics.json", "table.md", "generations.png", "plots/x.csv"]
+for name in last if out.name == "results" else ["table.parquet"]:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_text('"' + uuid.uuid4().hex + '"')
 """

@@ -25,5 +25,5 @@ def test_dvc_outputs_are_the_layouts() -> None:
     data, results = Data(), Results()
     fixed = [data.world, data.embeddings, data.targets, data.nsfwcaps, data.buckets]
     per_defence = [data.checkpoints("${key}"), data.generations("${key}"), data.scores("${key}")]
-    last = [results.metrics, results.table, results.plots]
+    last = [results.metrics, results.table, results.picture, results.plots]
     assert outs == {path.as_posix() for path in [*fixed, *per_defence, *last]}

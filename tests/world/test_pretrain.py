@@ -40,7 +40,7 @@ def test_every_model_trains_and_loads_with_its_plain_class(build, corpus, tmp_pa
     assert CLIPModel.from_pretrained(tmp_path / "clip").dtype == torch.float16
     assert load_clip(tmp_path / "clip").image_size == 64
     folder = tmp_path / "diffusion"
-    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
     image = pipe("a red cat", num_inference_steps=2, output_type="np").images
     assert image.shape == (1, 64, 64, 3)
     logits = HazardDetector.from_pretrained(tmp_path / "detector")(torch.rand(2, 3, 64, 64))
