@@ -32,7 +32,6 @@ from pipeline.world.grammar import caption, class_prompts
 from pipeline.world.scenes import VOCABULARY, Scene, held_out, sample
 
 SEED = 20_000
-SAFE_TASKS = ("subject", "colour", "place", "weather", "size", "flyer", "object")
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def generator_gates(
                     scene.labels()[task] == g for scene, g in zip(scenes, predictions(clip, images, task), strict=True)
                 )
                 gates.append(Gate(f"generator, {task} recognised on safe prompts", hits, count, 0.8))
-    if sheet and sheets:
+    if sheet:
         save_sheet(np.stack(sheets), sheet)
     return gates
 

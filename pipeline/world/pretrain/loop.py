@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -134,7 +135,5 @@ def restore(run: Run, path: Path) -> int:
 
 
 def read_step(path: Path) -> int:
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         return int(file.metadata()["step"])

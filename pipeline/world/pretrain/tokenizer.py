@@ -1,6 +1,9 @@
 """The world's tokenizer: a small byte-pair vocabulary of its captions, as a `CLIPTokenizer`."""
 
+import json
+
 from tokenizers import Tokenizer, models, trainers
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from pipeline.seeds import rng
@@ -43,14 +46,10 @@ def build_tokenizer(seed: int, captions: int = 6000, size: int = 800) -> CLIPTok
 
 def blank_alphabet() -> list[str]:
     """Every byte as byte-level BPE writes it, so that no text is out of vocabulary."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
     return sorted(ByteLevel.alphabet())
 
 
 def from_json(model: str) -> CLIPTokenizer:
-    import json
-
     bpe = json.loads(model)["model"]
     merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in bpe["merges"]]
     return CLIPTokenizer(
