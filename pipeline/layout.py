@@ -53,6 +53,11 @@ class Data:
         """Difficulty of every training pair."""
         return self.root / "buckets"
 
+    @property
+    def paraphrases(self) -> Path:
+        """Adversarial wordings of the benchmark's unsafe captions."""
+        return self.root / "paraphrases"
+
     def checkpoints(self, defence: str) -> Path:
         """`seed-<s>/` model folders and the training log of one defence."""
         return self.root / "checkpoints" / defence
@@ -60,6 +65,10 @@ class Data:
     def generations(self, defence: str) -> Path:
         """Images generated with one defence."""
         return self.root / "generations" / defence
+
+    def replies(self, defence: str) -> Path:
+        """What a language model says of images it sees through one defence."""
+        return self.root / "replies" / defence
 
     def scores(self, defence: str) -> Path:
         """Scores and detections of one defence."""

@@ -61,7 +61,7 @@ SCHEMAS: dict[str, Table] = {
     "classes": _table("task, class_id int32, name, prompt", "task class_id prompt"),
     # An item is an image (zero-shot) or a prompt (what it asks for, shift "prompt").
     "labels": _table(
-        "item_id, task, class_id int32, shift", "item_id task", shift="base|shifted|held_out|hazard|prompt"
+        "item_id, task, class_id int32, shift", "item_id task", shift="base|shifted|held_out|hazard|validation|prompt"
     ),
     "prompts": _table("prompt_id, prompt_set, text, category?, unsafe bool, seed int64?, guidance f32?", "prompt_id"),
     "filters": _table(
@@ -74,11 +74,29 @@ SCHEMAS: dict[str, Table] = {
     "train_log": _table(
         "defence, seed int64, epoch int32, step int32, term, value f64, weight f64", "defence seed step term"
     ),
+    # Weight change of each tower at the end of an epoch, adapters merged; epoch 0 is the undefended model.
+    "drift": _table(
+        "defence, seed int64, epoch int32, tower, l2 f64, rms f64, parameters int64",
+        "defence seed epoch tower",
+        tower="text|vision",
+    ),
+    # The wording of an unsafe caption whose nearest safe caption lies farthest from the true safe scene: cosine of that
+    # nearest caption and the true one, for the caption as written and for the paraphrase.
+    "paraphrases": _table(
+        "caption_id, paraphrase_id, text, candidates int32, cosine_before f32, cosine_after f32", "caption_id"
+    ),
     # `seed` is the training seed of the checkpoint; the image's own noise comes from the prompt.
     "generations": _table(
         "generation_id, defence, seed int64, prompt_id, prompt_set, image image?, sampler, steps int32, guidance f32,"
         "height int32, width int32, dtype, model_hash, status, error?",
         "generation_id",
+        status="ok|error",
+    ),
+    # Image-to-text: what a language model with the defended vision tower says of an image.
+    "replies": _table(
+        "reply_id, defence, seed int64, image_id, image_set, unsafe bool, query, text?, temperature f32,"
+        "max_new_tokens int32, model_hash, status, error?",
+        "reply_id",
         status="ok|error",
     ),
     # Box: x, y, width, height in pixels of the original image. No box at all: one row with a null label.
@@ -87,6 +105,11 @@ SCHEMAS: dict[str, Table] = {
         "box box?, status, error?",
         "item_id detector box_index",
         status="ok|error",
+    ),
+    # One row per item behind a share (a query, a zero-shot image), for resampling and for examples.
+    "outcomes": _table(
+        "defence, seed int64, benchmark, protocol, metric, item_id, value f64",
+        "defence seed benchmark protocol metric item_id",
     ),
     # `detector` and `rule` are "" where none applies.
     "scores": _table(

@@ -19,8 +19,12 @@ TABLES = (
     "targets",
     "buckets",
     "train_log",
+    "drift",
+    "paraphrases",
     "generations",
+    "replies",
     "detections",
+    "outcomes",
     "scores",
 )
 
@@ -36,8 +40,8 @@ class Source:
 
 def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]:
     """Output directories that hold result tables. `defences` leaves out what a defence no longer asked for left."""
-    fixed = [data.world, data.targets, data.nsfwcaps, data.buckets]
-    parents = [data.root / "checkpoints", data.root / "generations", data.root / "scores"]
+    fixed = [data.world, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
+    parents = [data.root / name for name in ("checkpoints", "generations", "replies", "scores")]
     found = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir()) if child.is_dir()]
     wanted = [path for path in found if defences is None or path.name in defences]
     return [path for path in [*fixed, *wanted] if not path.name.startswith(".")]
