@@ -1,0 +1,69 @@
+"""One interval for what several training seeds measured on the same items."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.stats import t as student_t
+
+from pipeline.metrics.intervals import CONFIDENCE
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one training seed gave: value, its own item interval (None where it has none) and number of items."""
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Mean over `seeds` training seeds, its interval, and the number of items behind each seed's value."""
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: int
+    items: int
+
+
+def pool(measured: Sequence[Measured], confidence: float = CONFIDENCE) -> Pooled:
+    """Mean over training seeds; two independent errors added in quadrature, on each side of the mean:
+
+    - training: Student-t half-width t(k - 1) * s / sqrt(k), s the standard deviation of the k seeds (0 for one seed:
+      one run says nothing about the next);
+    - items: the mean over seeds of the distance from a seed's value to that end of its own item interval (Wilson or
+      bootstrap, as stored). All seeds answer the same items, so this error does not shrink with k.
+
+        low = mean - sqrt(t^2 s^2 / k + mean_i(value_i - low_i)^2),  high likewise
+
+    Where the item intervals lie within [0, 1], as those of shares do, so does the result. No interval where neither
+    part exists (one seed without an item interval). Raises ValueError for no seed or seeds of different items.
+    """
+    if not measured:
+        raise ValueError("no training seed to pool")
+    if len({(one.n, one.low is None) for one in measured}) > 1:
+        raise ValueError(f"training seeds measured different items: n = {[one.n for one in measured]}")
+    k, n, values = len(measured), measured[0].n, [one.value for one in measured]
+    mean = math.fsum(values) / k
+    training = 0.0
+    if k > 1:
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1))
+        training = float(student_t.ppf(0.5 + confidence / 2, k - 1)) * deviation / math.sqrt(k)
+    below, above = (_item_error(measured, end) for end in ("low", "high"))
+    if below is None or above is None:
+        ends = (mean - training, mean + training) if k > 1 else (None, None)
+        return Pooled(mean, *ends, k, n)
+    low, high = mean - math.hypot(training, below), mean + math.hypot(training, above)
+    if all(0 <= one.low <= one.high <= 1 for one in measured):
+        low, high = max(0.0, low), min(1.0, high)
+    return Pooled(mean, low, high, k, n)
+
+
+def _item_error(measured: Sequence[Measured], end: str) -> float | None:
+    """Mean distance between the values and one end of their item intervals."""
+    distances = [abs(one.value - getattr(one, end)) for one in measured if getattr(one, end) is not None]
+    return math.fsum(distances) / len(distances) if distances else None
