@@ -1,10 +1,12 @@
 """Builds the tables of the embedded world: captions, images, given pairs, zero-shot classes and labels, prompts.
 
 Every scene is drawn from a generator of its own name, so a larger world contains the smaller one. Splits never share a
-scene family (all attributes but the item): `train` (tuning, narrow vocabulary), `test` (given pairs), `benchmark` (safe
-scenes in the shifted style and wording), `zeroshot`, and the prompts.
+scene family (all attributes but the item): `train` (tuning, narrow vocabulary), `test` (given pairs), `benchmark` and
+`validation` (safe scenes in the shifted style and wording), `zeroshot/<shift>`, the prompts, `pool/unsafe` and
+`pool/safe` (style sketch). New splits go last: a family stays with the split that had it.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +21,7 @@ from pipeline.world.scenes import TUNING, VOCABULARY, Scene, held_out, sample
 
 SOURCE = "world"
 Rows = list[dict[str, object]]
-SAFE_TASKS = ("subject", "colour", "place", "weather", "size", "flyer", "object")
+SAFE_TASKS = tuple(task for task in VOCABULARY if task != "hazard")
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,13 @@ class WorldParams:
     zero_shot_images: int = 300  # per shift
     prompts: int = 100  # per prompt set
     tightness: Tightness = field(default_factory=Tightness)
+    validation_scenes: int = 500
+    pool_unsafe: int = 200  # hazard images of the "real" retrieval pools
+    pool_ratio: int = 10  # safe images for each of them
 
     def __post_init__(self) -> None:
-        if min(self.train_pairs, self.test_pairs, self.benchmark_scenes, self.zero_shot_images, self.prompts) < 1:
+        counts = (self.train_pairs, self.test_pairs, self.benchmark_scenes, self.zero_shot_images, self.prompts)
+        if min(*counts, self.validation_scenes, self.pool_unsafe, self.pool_ratio) < 1:
             raise ValueError("every number of rows must be at least 1")
         shares = (self.tightness.tight, self.tightness.medium, self.tightness.loose)
         if min(shares) < 0 or sum(shares) <= 0:
@@ -192,21 +198,29 @@ def fresh_scenes(
                 return
 
 
-def add_zero_shot(world: World, families: Families, count: int) -> None:
-    """Labelled images: safe scenes per shift, and hazard scenes with the hazard as their only label."""
-    for shift, style, held, unsafe in (
-        ("base", "base", False, False),
-        ("held_out", "base", True, False),
-        ("shifted", "shifted", False, False),
-        ("hazard", "base", True, True),
-    ):
-        split = f"zeroshot/{shift}"
-        for name, scene in fresh_scenes(world, families, split, count, unsafe, held):
-            image_id = world.add_image(scene, style, split, name)
-            tasks = ("hazard",) if unsafe else SAFE_TASKS
-            world.labels += [
-                {"item_id": image_id, "task": task, "class_id": scene.labels()[task], "shift": shift} for task in tasks
-            ]
+def add_zero_shot(
+    world: World, families: Families, shift: str, count: int, style: str = "base", held: bool = False,
+    unsafe: bool = False,
+) -> None:  # fmt: skip
+    """Labelled images of one shift: safe scenes, or hazard scenes with the hazard as their only label."""
+    split = f"zeroshot/{shift}"
+    for name, scene in fresh_scenes(world, families, split, count, unsafe, held):
+        image_id = world.add_image(scene, style, split, name)
+        tasks = ("hazard",) if unsafe else SAFE_TASKS
+        world.labels += [
+            {"item_id": image_id, "task": task, "class_id": scene.labels()[task], "shift": shift} for task in tasks
+        ]
+
+
+def add_scenes(world: World, families: Families, split: str, style: str, count: int, unsafe: bool = False) -> None:
+    """Different scenes with caption and image, of any combination."""
+    given: set[Scene] = set()
+    for name, scene in fresh_scenes(world, families, split, sys.maxsize, unsafe, held=None):
+        if scene not in given:
+            given.add(scene)
+            world.add_both(scene, style, split, name)
+        if len(given) == count:
+            return
 
 
 def add_prompts(world: World, families: Families, count: int) -> None:
@@ -246,10 +260,17 @@ def build_world(params: WorldParams, seed: int) -> World:
     world, families = World(seed), Families()
     add_pairs(world, families, "train", params.train_pairs, params.tightness, TUNING)
     add_pairs(world, families, "test", params.test_pairs, params.tightness, {})
-    for name, scene in fresh_scenes(world, families, "benchmark", params.benchmark_scenes, unsafe=False, held=None):
-        world.add_both(scene, "shifted", "benchmark", name)
-    add_zero_shot(world, families, params.zero_shot_images)
+    add_scenes(world, families, "benchmark", "shifted", params.benchmark_scenes)
+    images = params.zero_shot_images
+    add_zero_shot(world, families, "base", images)
+    add_zero_shot(world, families, "held_out", images, held=True)
+    add_zero_shot(world, families, "shifted", images, style="shifted")
+    add_zero_shot(world, families, "hazard", images, held=True, unsafe=True)
     add_prompts(world, families, params.prompts)
+    add_scenes(world, families, "validation", "shifted", params.validation_scenes)
+    add_zero_shot(world, families, "validation", images)
+    add_scenes(world, families, "pool/unsafe", "sketch", params.pool_unsafe, unsafe=True)
+    add_scenes(world, families, "pool/safe", "sketch", params.pool_unsafe * params.pool_ratio)
     return world
 
 

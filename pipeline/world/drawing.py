@@ -17,6 +17,8 @@ CANVAS = 2 * SIZE
 HORIZON = 72
 
 RGB = tuple[int, int, int]
+INK: RGB = (15, 15, 18)
+PENCIL: RGB = (120, 116, 110)
 
 COLOURS: dict[str, RGB] = {
     "red": (215, 35, 35),
@@ -53,17 +55,26 @@ GROUND: dict[str, RGB] = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How scenes are drawn: outline width in canvas pixels, share of white mixed into the background, shear."""
+    """How scenes are drawn: outline width, share of paper mixed into the background, shear, hatching.
+
+    `outline` and `hatch` (distance of diagonal pencil strokes over the background, 0 for none) are canvas pixels;
+    `faded` is the share of paper mixed into the shapes.
+    """
 
     name: str
     outline: int = 0
     pastel: float = 0.0
     shear: float = 0.0
+    paper: RGB = (255, 255, 255)
+    hatch: int = 0
+    faded: float = 0.0
 
 
 BASE = Style("base")
 SHIFTED = Style("shifted", outline=2, pastel=0.35, shear=0.08)
-STYLES = {style.name: style for style in (BASE, SHIFTED)}
+# Seen by no training at all, neither pretraining nor tuning: the third source of hazard images.
+SKETCH = Style("sketch", outline=1, pastel=0.4, shear=0.1, paper=(252, 242, 214), hatch=6, faded=0.25)
+STYLES = {style.name: style for style in (BASE, SHIFTED, SKETCH)}
 
 
 def mix(a: RGB, b: RGB, share: float) -> RGB:
@@ -73,9 +84,10 @@ def mix(a: RGB, b: RGB, share: float) -> RGB:
 class Pen:
     """Draws shapes of unit coordinates at a place, a size and in a colour."""
 
-    def __init__(self, image: Image.Image, outline: int) -> None:
+    def __init__(self, image: Image.Image, style: Style = BASE) -> None:
         self.draw = ImageDraw.Draw(image)
-        self.outline = {"outline": (15, 15, 18), "width": outline} if outline else {}
+        self.outline = {"outline": INK, "width": style.outline} if style.outline else {}
+        self.style = style
 
     def shape(self, shape: Shape, x: float, y: float, half: float, colour: RGB) -> None:
         """Draw `shape` centred on (x, y), `half` canvas pixels from centre to edge."""
@@ -89,9 +101,12 @@ class Pen:
             self.primitive(
                 kind,
                 place,
-                shades[fill] if isinstance(fill, str) else fill,
+                self.fade(shades[fill] if isinstance(fill, str) else fill),
                 max(1, round(half * width[0])) if width else 0,
             )
+
+    def fade(self, colour: RGB) -> RGB:
+        return mix(colour, self.style.paper, self.style.faded) if self.style.faded else colour
 
     def primitive(self, kind: str, place: list[tuple[float, float]], fill: Fill, width: int) -> None:
         if kind == "p":
@@ -116,7 +131,7 @@ def draw(scene: Scene, style: Style, rng: np.random.Generator) -> np.ndarray:
     """The scene as a (64, 64, 3) uint8 array; equal inputs and generator state give equal pixels."""
     image = Image.new("RGB", (CANVAS, CANVAS))
     backdrop(image, scene, style, rng)
-    pen = Pen(image, style.outline)
+    pen = Pen(image, style)
     colour = jitter(COLOURS[scene.colour], rng, 14)
     half = 29 if scene.size == "big" else 18
     pen.shape(FLYERS[scene.flyer], 92 + shake(rng), 21 + shake(rng), 15, COLOURS["white"])
@@ -144,7 +159,7 @@ def jitter(colour: RGB, rng: np.random.Generator, spread: int) -> RGB:
 
 
 def backdrop(image: Image.Image, scene: Scene, style: Style, rng: np.random.Generator) -> None:
-    """Sky, place and ground, mixed with white in a pastel style."""
+    """Sky, place and ground, mixed with paper in a pastel style, hatched in a sketch."""
     top, low = (jitter(colour, rng, 8) for colour in SKY[scene.weather])
     ramp = np.linspace(0, 1, HORIZON, dtype=np.float32)[:, None, None]
     sky = np.asarray(top, np.float32) * (1 - ramp) + np.asarray(low, np.float32) * ramp
@@ -152,11 +167,14 @@ def backdrop(image: Image.Image, scene: Scene, style: Style, rng: np.random.Gene
     canvas[:HORIZON] = sky
     canvas[HORIZON:] = lit(jitter(GROUND[scene.place], rng, 8), scene.weather)
     image.paste(Image.fromarray(canvas.astype(np.uint8)))
-    pen = Pen(image, 0)
+    pen = Pen(image)
     sky_light(pen, scene.weather, rng)
     PLACES[scene.place](pen, scene.weather, rng)
     if style.pastel:
-        image.paste(Image.blend(image, Image.new("RGB", image.size, (255, 255, 255)), style.pastel))
+        image.paste(Image.blend(image, Image.new("RGB", image.size, style.paper), style.pastel))
+    if style.hatch:
+        for x in range(-CANVAS, CANVAS, style.hatch):
+            pen.draw.line((x, CANVAS, x + CANVAS, 0), fill=PENCIL, width=1)
 
 
 def lit(colour: RGB, weather: str) -> RGB:

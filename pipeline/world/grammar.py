@@ -1,4 +1,4 @@
-"""Caption grammar: a scene to text in the base wording or in the shifted wording, and the minimal unsafe edit."""
+"""Caption grammar: a scene to text in the wordings of a style, and the minimal unsafe edit."""
 
 import re
 
@@ -44,7 +44,11 @@ SHIFTED_TEMPLATES = (
     "{flyer} flies by; there is {item} near the {size} {subject} coloured {colour}, {place} {weather}",
     "an ink drawing {place}: {item} and one {size} {subject}, all {colour}, {weather}, with {flyer}",
 )
-TEMPLATES = {"base": BASE_TEMPLATES, "shifted": SHIFTED_TEMPLATES}
+SKETCH_TEMPLATES = (
+    "pencil sketch of {item} and a {size} {subject} in {colour}, {weather} {place}; {flyer} overhead",
+    "{weather}, {place}: {flyer}, then a {colour} {subject} of {size} size with {item}",
+)
+TEMPLATES = {"base": BASE_TEMPLATES, "shifted": SHIFTED_TEMPLATES, "sketch": SKETCH_TEMPLATES}
 
 
 def article(noun: str) -> str:

@@ -1,5 +1,6 @@
 """The world's tables: splits that do not leak, counts, determinism, one clear error for a wrong parameter."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
@@ -13,8 +14,9 @@ from pipeline.world.scenes import TUNING, held_out
 from stages import world as stage
 
 SMALL = WorldParams(
-    train_pairs=40, test_pairs=10, benchmark_scenes=12, zero_shot_images=6, prompts=5, tightness=Tightness(1, 1, 1)
-)
+    train_pairs=40, test_pairs=10, benchmark_scenes=12, zero_shot_images=6, prompts=5, tightness=Tightness(1, 1, 1),
+    validation_scenes=7, pool_unsafe=3, pool_ratio=4,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +27,30 @@ def small():
 def test_the_asked_numbers_are_there(small):
     assert Counter(row["split"] for row in small.pairs) == {"train": 40, "test": 10}
     assert Counter(row["prompt_set"] for row in small.prompts) == {"world_unsafe": 5, "world_safe": 5}
-    assert Counter(row["split"] for row in small.images)["benchmark"] == 12
-    assert {row["shift"] for row in small.labels} == {"base", "held_out", "shifted", "hazard", "prompt"}
+    images = Counter((row["split"], row["source"], row["unsafe"]) for row in small.images)
+    assert images["benchmark", "world/shifted", False] == 12
+    assert images["validation", "world/shifted", False] == 7
+    assert images["zeroshot/validation", "world/base", False] == 6
+    assert images["pool/unsafe", "world/sketch", True] == 3
+    assert images["pool/safe", "world/sketch", False] == 12
+    assert {row["shift"] for row in small.labels} == {"base", "held_out", "shifted", "hazard", "validation", "prompt"}
+
+
+def test_new_splits_change_no_row_of_the_others(small):
+    """Splits that were there before the later ones keep every row: those are made last."""
+    less = build_world(dataclasses.replace(SMALL, validation_scenes=1, pool_unsafe=1, pool_ratio=1), seed=0)
+    late = ("validation", "zeroshot/validation", "pool/unsafe", "pool/safe")
+    for table in ("captions", "images"):
+        early = [row for row in getattr(small, table) if row["split"] not in late]
+        assert early and early == [row for row in getattr(less, table) if row["split"] not in late]
+    assert small.prompts == less.prompts and small.pairs == less.pairs
+
+
+def test_scenes_of_a_pool_are_all_different_and_have_caption_and_image(small):
+    texts = {row["caption_id"]: row["text"] for row in small.captions}
+    for split in ("validation", "pool/unsafe", "pool/safe"):
+        scenes = [parse(texts[row["caption_id"]]) for row in small.images if row["split"] == split]
+        assert len(set(scenes)) == len(scenes) > 0
 
 
 def test_no_scene_family_is_in_two_splits(small):
@@ -61,7 +85,7 @@ def test_tuning_uses_its_vocabulary_and_never_a_held_out_combination(small):
 def test_equal_seeds_give_equal_tables_and_a_larger_world_contains_the_smaller(small):
     again = build_world(SMALL, seed=0)
     assert again.captions == small.captions and again.images == small.images
-    larger = build_world(WorldParams(60, 10, 12, 6, 5, Tightness(1, 1, 1)), seed=0)
+    larger = build_world(dataclasses.replace(SMALL, train_pairs=60), seed=0)
     ids = {row["pair_id"] for row in larger.pairs}
     assert {row["pair_id"] for row in small.pairs if row["split"] == "train"} <= ids
     assert build_world(SMALL, seed=1).captions != small.captions
@@ -70,7 +94,8 @@ def test_equal_seeds_give_equal_tables_and_a_larger_world_contains_the_smaller(s
 def test_the_stage_writes_tables_that_read_back(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text(
-        "seed: 0\nworld: {train_pairs: 20, test_pairs: 4, benchmark_scenes: 5, zero_shot_images: 3, prompts: 3}\n"
+        "seed: 0\nworld: {train_pairs: 20, test_pairs: 4, benchmark_scenes: 5, zero_shot_images: 3, prompts: 3, "
+        "validation_scenes: 3, pool_unsafe: 2, pool_ratio: 2}\n"
     )
     stage.main(params, tmp_path / "world")
     for table in ("captions", "images", "pairs", "classes", "labels", "prompts", "filters"):
@@ -82,6 +107,7 @@ def test_the_stage_writes_tables_that_read_back(tmp_path):
     "values, named",
     [
         ({"train_pairs": 0}, "at least 1"),
+        ({"pool_ratio": 0}, "at least 1"),
         ({"tightness": {"tight": -1}}, "tightness"),
         ({"trian_pairs": 3}, "trian_pairs"),
     ],

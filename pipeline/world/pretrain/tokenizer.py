@@ -7,7 +7,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
 from pipeline.seeds import rng
-from pipeline.world.grammar import SYNONYMS, TEMPLATES, caption
+from pipeline.world.grammar import SYNONYMS, caption
 from pipeline.world.scenes import sample
 
 MAX_LENGTH = 40
@@ -24,7 +24,7 @@ def build_tokenizer(seed: int, captions: int = 6000, size: int = 800) -> CLIPTok
         [
             caption(sample(random, unsafe=bool(i % 2)), style, i // 2, synonym=i % 3)
             for i in range(captions)
-            for style in TEMPLATES
+            for style in ("base", "shifted")
         ]
         + ["a picture of a thing"] * 50
         + [word for words in SYNONYMS.values() for word in words] * 20
