@@ -30,7 +30,9 @@ class Pooled:
     items: int
 
 
-def pool(measured: Sequence[Measured], confidence: float = CONFIDENCE) -> Pooled:
+def pool(
+    measured: Sequence[Measured], bounds: tuple[float, float] | None = None, confidence: float = CONFIDENCE
+) -> Pooled:
     """Mean over training seeds; two independent errors added in quadrature, on each side of the mean:
 
     - training: Student-t half-width t(k - 1) * s / sqrt(k), s the standard deviation of the k seeds (0 for one seed:
@@ -40,8 +42,8 @@ def pool(measured: Sequence[Measured], confidence: float = CONFIDENCE) -> Pooled
 
         low = mean - sqrt(t^2 s^2 / k + mean_i(value_i - low_i)^2),  high likewise
 
-    Where the item intervals lie within [0, 1], as those of shares do, so does the result. No interval where neither
-    part exists (one seed without an item interval). Raises ValueError for no seed or seeds of different items.
+    `bounds`: where the quantity can lie, (0, 1) for a share; the interval is cut there. No interval where neither part
+    exists (one seed without an item interval). Raises ValueError for no seed or seeds of different items.
     """
     if not measured:
         raise ValueError("no training seed to pool")
@@ -54,12 +56,11 @@ def pool(measured: Sequence[Measured], confidence: float = CONFIDENCE) -> Pooled
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1))
         training = float(student_t.ppf(0.5 + confidence / 2, k - 1)) * deviation / math.sqrt(k)
     below, above = (_item_error(measured, end) for end in ("low", "high"))
-    if below is None or above is None:
-        ends = (mean - training, mean + training) if k > 1 else (None, None)
-        return Pooled(mean, *ends, k, n)
-    low, high = mean - math.hypot(training, below), mean + math.hypot(training, above)
-    if all(0 <= one.low <= one.high <= 1 for one in measured):
-        low, high = max(0.0, low), min(1.0, high)
+    if k == 1 and (below is None or above is None):
+        return Pooled(mean, None, None, k, n)
+    low, high = mean - math.hypot(training, below or 0.0), mean + math.hypot(training, above or 0.0)
+    if bounds is not None:
+        low, high = max(bounds[0], low), min(bounds[1], high)
     return Pooled(mean, low, high, k, n)
 
 

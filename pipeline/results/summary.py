@@ -21,6 +21,12 @@ PLOTS = {
         ORDER BY shift, task, defence, seed""",
     "loss": """
         SELECT defence, seed, step, term, value FROM loss_curve ORDER BY defence, seed, term, step""",
+    "drift": """
+        SELECT defence, seed, epoch, tower, l2, rms FROM drift_curve ORDER BY defence, seed, tower, epoch""",
+    "bucket_cosines": """
+        SELECT difficulty, target, bin, pairs, share FROM bucket_cosines ORDER BY difficulty, target, bin""",
+    "alignment": """
+        SELECT given, nearest, difficulty, tightness FROM alignment ORDER BY pair_id""",
 }
 
 

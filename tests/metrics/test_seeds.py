@@ -32,9 +32,10 @@ def test_equal_seeds_do_not_shrink_the_item_error() -> None:
 
 
 def test_both_errors_in_quadrature_on_each_side() -> None:
-    """Seeds 0.4 and 0.6: s = 0.141421, t(1) = 12.7062, training half 1.27062; clipped to shares when within [0, 1]."""
+    """Seeds 0.4 and 0.6: s = 0.141421, t(1) = 12.7062, training half 1.27062, cut at the bounds of a share."""
     sides = [Measured(v, 50, v - 0.03, v + 0.04) for v in (0.4, 0.6)]
-    assert (pool(sides).low, pool(sides).high) == (0.0, 1.0)
+    assert (pool(sides, (0, 1)).low, pool(sides, (0, 1)).high) == (0.0, 1.0)
+    assert pool(sides).low == pytest.approx(0.5 - math.hypot(1.27062, 0.03), abs=1e-4)
     wide = [Measured(v * 100, 50, v * 100 - 3, v * 100 + 4) for v in (0.4, 0.6)]
     assert pool(wide).low == pytest.approx(50 - math.hypot(127.062, 3), abs=1e-2)
     assert pool(wide).high == pytest.approx(50 + math.hypot(127.062, 4), abs=1e-2)

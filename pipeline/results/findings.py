@@ -1,0 +1,120 @@
+"""A finished study becomes tables in docs/findings.md, the same numbers as CSV, and the picture of the frontiers."""
+
+import csv
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import NearsafeError
+from pipeline.params import build, load
+from pipeline.results import frontiers, studies
+from pipeline.results.database import connect
+from pipeline.results.frontier_picture import write_picture
+from pipeline.results.page import fill_file
+from pipeline.results.sources import find_sources
+
+Study = Literal["ablation", "frontier"]
+KNOWN = (*(table.name for table in studies.ABLATION), "frontier", "frontier_measures")
+PICTURE = Path("images", "frontier.png")  # beside the page
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Section `frontier`: which defences at which settings; `run` holds the training seeds, as `--seeds` takes them."""
+
+    defences: tuple[str, ...]
+    settings: tuple[str, ...]
+    run: dict[str, list[int]]
+
+
+def write_findings(
+    params: Path, study: Study, data: Path, page: Path, out: Path, report: Callable[[str], None]
+) -> None:
+    """Fill the blocks of a study in `page` and write its numbers below `out`.
+
+    Where nothing of the study has been scored, nothing is changed, and `report` is told so; the other study's blocks
+    are never touched. Raises NearsafeError for a page with a broken or unknown marker.
+    """
+    labels = _labels(params, study)
+    fill_file(page, {}, KNOWN)  # a broken page is an error before any work
+    if not any((data / "scores" / label).is_dir() for label in labels):
+        report(f"{study}: nothing scored below {data} yet; `make {study}` runs the study. {page} keeps its tables")
+        return
+    scored = {source.path.parent.name for source in find_sources(data, labels) if source.table == "scores"}
+    missing = [label for label in labels if label not in scored]
+    report(f"{study}: {len(labels) - len(missing)} of {len(labels)} scored" + _named(missing))
+    tables, rows = _ablation(params, data, labels) if study == "ablation" else _frontier(params, data, labels)
+    for name, lines in rows.items():
+        _write_csv(out / f"{name}.csv", lines)
+    if study == "frontier":
+        write_picture(rows["points"], page.parent / PICTURE)
+    homeless = fill_file(page, tables, KNOWN)
+    report(f"{study}: {', '.join(tables)} written to {page}" + _named(homeless, "; no marker for"))
+
+
+def _ablation(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
+    """Markdown and rows of the tables whose numbers have been scored."""
+    database = connect(data, labels)
+    tables, rows = {}, {}
+    for table in studies.ABLATION:
+        found = studies.numbers(database, table)
+        if not found:
+            continue
+        tables[table.name] = studies.render(table, found, labels)
+        rows[table.name] = [
+            {
+                "defence": defence,
+                "name": column.name,
+                "value": number.value,
+                "ci_low": number.low,
+                "ci_high": number.high,
+                "seeds": number.seeds,
+                "n": number.items,
+            }
+            for defence in labels
+            for column in table.columns
+            if (number := found.get((defence, column.name)))
+        ]
+    return tables, rows
+
+
+def _frontier(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
+    values, knobs = load(params), _sweep(params)
+    database = connect(data, labels)
+    replicates, root = values["score"]["bootstrap"], values["seed"]
+    swept = frontiers.sweep(database, knobs.defences, knobs.settings, replicates, root)
+    seeds = [row[0] for row in database.execute("SELECT DISTINCT seed FROM outcomes ORDER BY seed").fetchall()]
+    return frontiers.render(swept, frontiers.sizes(database), seeds), {"points": frontiers.points(swept)}
+
+
+def _labels(params: Path, study: Study) -> list[str]:
+    """What a study scores, in the order of params.yaml. Raises NearsafeError for a missing section."""
+    if study == "ablation":
+        entries = load(params).get("ablations")
+        if not isinstance(entries, dict) or not entries:
+            raise NearsafeError(f"{params}: no section 'ablations'")
+        return list(entries)
+    knobs = _sweep(params)
+    return [frontiers.ORIGINAL, *(f"{d}+{setting}" for d in knobs.defences for setting in knobs.settings)]
+
+
+def _sweep(params: Path) -> Sweep:
+    return build(Sweep, load(params).get("frontier"), f"{params}: frontier")
+
+
+def _named(names: Sequence[str], before: str = "; missing:") -> str:
+    return f"{before} {', '.join(names)}" if names else ""
+
+
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: round(v, _DIGITS) if isinstance(v, float) else v for k, v in row.items()})
+    os.replace(temporary, path)

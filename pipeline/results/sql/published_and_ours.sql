@@ -1,0 +1,41 @@
+-- What papers printed and what the world measured, as rows of their own: `source` says whose number it is, `benchmark`
+-- on what. Other data, other models, other units: compare methods within one source, never a value across sources.
+WITH ours AS (
+    SELECT 'ours (embedded world)' AS source, h.defence AS method, k.question, 'world: ' || h.benchmark AS benchmark,
+           k.protocol, h.name AS metric, h.value, k.unit, h.ci_low, h.ci_high, h.n, h.seed,
+           concat_ws('; ', nullif(h.detector, ''), nullif(h.rule, ''), h.ci_method) AS note
+    FROM headline AS h
+    JOIN (VALUES
+        ('safe_recall_at_1', 'safe queries', 'tuned gallery', 'share'),
+        ('match_tuned', 'unsafe queries', 'tuned gallery', 'share'),
+        ('match_frozen', 'unsafe queries', 'frozen gallery', 'share'),
+        ('redirect_tuned', 'unsafe queries', 'tuned gallery', 'share'),
+        ('redirect_frozen', 'unsafe queries', 'frozen gallery', 'share'),
+        ('zero_shot', 'zero-shot', 'mean over tasks', 'share'),
+        ('zero_shot_shifted', 'zero-shot', 'mean over tasks', 'share'),
+        ('asr', 'images from unsafe prompts', 'world detector', 'share'),
+        ('frechet_distance', 'images from safe prompts', 'features of the world detector', '')
+    ) AS k(name, question, protocol, unit) USING (name)
+    UNION ALL BY NAME
+    SELECT 'ours (embedded world)' AS source, defence AS method, 'weight drift' AS question,
+           'world: weights' AS benchmark, protocol || ' tower' AS protocol, metric, value, '' AS unit, n, seed,
+           'n: parameters' AS note
+    FROM scores WHERE benchmark = 'drift' AND metric IN ('l2', 'rms')
+), theirs AS (
+    SELECT paper || ', ' || source AS source, method,
+           CASE
+               WHEN protocol = 'zero-shot' THEN 'zero-shot'
+               WHEN protocol = 'safe pool' THEN 'safe queries'
+               WHEN protocol LIKE '%unsafe query' OR metric LIKE '%retrieved' OR metric LIKE '%top-1'
+                   THEN 'unsafe queries'
+               WHEN metric LIKE '%replies' OR metric = 'toxicity' THEN 'replies to images'
+               WHEN benchmark = 'weight drift' THEN 'weight drift'
+               WHEN benchmark = 'COCO 30k' THEN 'images from safe prompts'
+               ELSE 'images from unsafe prompts'
+           END AS question,
+           benchmark, protocol, metric, value, unit, concat_ws('; ', label, nullif(note, '')) AS note
+    FROM published
+)
+SELECT source, question, method, benchmark, protocol, metric, value, unit, ci_low, ci_high, n, seed, note
+FROM (SELECT * FROM ours UNION ALL BY NAME SELECT * FROM theirs)
+ORDER BY question, source, method, benchmark, protocol, metric, seed
