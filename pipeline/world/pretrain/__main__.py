@@ -17,12 +17,14 @@ from pipeline.world.pretrain.clip import MEAN, STD, clip_run
 from pipeline.world.pretrain.corpus import Corpus, load_corpus
 from pipeline.world.pretrain.detector import detector_run
 from pipeline.world.pretrain.diffusion import assemble, diffusion_run, latents_of
+from pipeline.world.pretrain.llava import llava_model, llava_processor, llava_run, patch_features
 from pipeline.world.pretrain.loop import fit
+from pipeline.world.pretrain.text_detector import text_detector_run
 from pipeline.world.pretrain.tokenizer import build_tokenizer
 from pipeline.world.pretrain.vae import vae_run
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-PARTS = ("clip", "detector", "vae", "unet")
+PARTS = ("clip", "detector", "vae", "unet", "llava", "text_detector")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Recipe:
     detector: int = 500
     vae: int = 450
     unet: int = 1480
+    llava: int = 500
+    text_detector: int = 600
     corpus: dict[str, int] = field(default_factory=lambda: {"base": 26000, "shifted": 14000})
 
 
@@ -50,6 +54,11 @@ def pretrain(
         train_vae(corpus, build, out, seed, device, recipe.vae)
     if "unet" in only:
         train_unet(corpus, build, out, seed, device, recipe.unet)
+    if "llava" in only:
+        train_llava(corpus, build, out, seed, device, recipe.llava)
+    if "text_detector" in only:
+        detector = fit(text_detector_run(recipe.text_detector, seed, device=device), build)
+        detector.cpu().save_pretrained(out / "text_detector")
 
 
 def train_clip(corpus: Corpus, build: Path, out: Path, seed: int, device: str, steps: int) -> None:
@@ -80,6 +89,21 @@ def train_unet(corpus: Corpus, build: Path, out: Path, seed: int, device: str, s
     unet: UNet2DConditionModel = fit(run, build).cpu()
     pipeline = assemble(clip.cpu(), tokenizer, vae, unet)
     pipeline.to(dtype=torch.float16).save_pretrained(out / "diffusion", safe_serialization=True)
+
+
+def train_llava(corpus: Corpus, build: Path, out: Path, seed: int, device: str, steps: int) -> None:
+    clip = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32)
+    processor = llava_processor(
+        CLIPTokenizer.from_pretrained(out / "clip"),
+        CLIPImageProcessor.from_pretrained(out / "clip"),
+        clip.config.vision_config.patch_size,
+    )
+    torch.manual_seed(seed)
+    model = llava_model(clip, processor).to(device)
+    features = patch_features(corpus, model, build / "llava-features.npy")
+    fit(llava_run(corpus, features, model, processor, steps, seed, device=device), build)
+    model.cpu().half().save_pretrained(out / "llava")
+    processor.save_pretrained(out / "llava")
 
 
 def main(build: Path, out: Path, seed: int, device: str, only: list[str]) -> None:

@@ -1,0 +1,174 @@
+"""A LLaVA whose vision tower may be a defended CLIP's, and what it says of images.
+
+Any plain folder of `LlavaForConditionalGeneration` with its processor: the world's own, or LLaVA 1.5
+(llava-hf/llava-1.5-7b-hf). Replies are sampled row by row: noise from a reply's own seed, so that neither batch size,
+order nor a resumed run changes them.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoProcessor,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    LogitsProcessor,
+    LogitsProcessorList,
+)
+from transformers.utils import logging
+
+from pipeline.errors import NearsafeError
+from pipeline.ids import content_id
+from pipeline.models.clip import Clip
+from pipeline.models.hashing import model_hash
+from pipeline.models.quiet import quiet
+
+# LLaVA 1.5's dialogue, for a processor that brings no chat template.
+LLAVA_1_5 = "USER: {image}\n{query} ASSISTANT:"
+
+
+@dataclass(frozen=True)
+class Llava:
+    """A loaded LLaVA in evaluation mode (fp32); `hash` names the weights, those of a swapped tower included."""
+
+    model: LlavaForConditionalGeneration
+    processor: LlavaProcessor
+    hash: str
+
+
+def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
+    """Load model (safetensors) and processor of a folder from disk. Nothing is downloaded.
+
+    Raises NearsafeError naming the folder when it is missing, incomplete or broken.
+    """
+    folder = Path(folder)
+    digest = model_hash(folder)
+    try:
+        with quiet(), _errors_only():
+            model, loading = LlavaForConditionalGeneration.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+            )
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise NearsafeError(f"{folder}: not a loadable LLaVA folder: {reason}") from error
+    if absent := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
+        raise NearsafeError(f"{folder}: the weights are not those of a whole LLaVA: {absent[0]} is missing")
+    if not isinstance(processor, LlavaProcessor):
+        raise NearsafeError(f"{folder}: not a loadable LLaVA folder: its processor is a {type(processor).__name__}")
+    if processor.patch_size is None:  # older folders leave it to the model's configuration
+        processor.patch_size = model.config.vision_config.patch_size
+        processor.num_additional_image_tokens = 1
+    if processor.vision_feature_select_strategy is None:
+        processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+    return Llava(model.to(device).eval(), processor, digest)
+
+
+def with_vision_tower(llava: Llava, clip: Clip) -> Llava:
+    """The same language model looking through the vision tower of a (defended) CLIP; `llava` itself is not changed.
+
+    Raises NearsafeError naming the first tensor that is missing or of another shape.
+    """
+    own, given = llava.model.model.vision_tower, clip.model.vision_model
+    wanted = {name: tuple(value.shape) for name, value in own.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in given.state_dict().items()}
+    if wanted != found:
+        name = next(name for name in (*wanted, *found) if wanted.get(name) != found.get(name))
+        raise NearsafeError(
+            f"the CLIP's vision tower does not fit the LLaVA: {name} is {found.get(name, 'missing')}, "
+            f"expected {wanted.get(name, 'no such tensor')}"
+        )
+    if (size := llava.model.config.vision_config.image_size) != clip.image_size:
+        raise NearsafeError(f"the CLIP sees {clip.image_size}x{clip.image_size} pixels, the LLaVA {size}x{size}")
+    inner = _with(llava.model.model, vision_tower=given.to(llava.model.device))
+    return replace(llava, model=_with(llava.model, model=inner), hash=content_id(llava.hash, clip.hash))
+
+
+def prompt(llava: Llava, query: str) -> str:
+    """The dialogue up to the reply: by the processor's chat template, else in LLaVA 1.5's form."""
+    if not llava.processor.chat_template:
+        return LLAVA_1_5.format(image=llava.processor.image_token, query=query)
+    content = [{"type": "image"}, {"type": "text", "text": query}]
+    messages = [{"role": "user", "content": content}]
+    return llava.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+
+@torch.inference_mode()
+def describe(
+    llava: Llava,
+    images: Sequence[Image.Image],
+    query: str,
+    seeds: Sequence[int],
+    temperature: float = 0.2,
+    max_new_tokens: int = 128,
+) -> list[str]:
+    """The reply to `query` about each RGB image, one batch, without beams; `seeds`: one per image.
+
+    The protocol of Safe-CLIP's image-to-text (safe_clip specification §9) is "Describe this image.", temperature 0.2,
+    128 new tokens. Temperature 0 takes the likeliest token. Raises ValueError for a negative temperature.
+    """
+    if len(images) != len(seeds):
+        raise ValueError(f"expected one seed per image, got {len(seeds)} for {len(images)}")
+    if not images:
+        return []
+    device = llava.model.device
+    text = prompt(llava, query)
+    inputs = llava.processor(images=list(images), text=[text] * len(images), return_tensors="pt").to(device)
+    tokenizer, known = llava.processor.tokenizer, llava.model.generation_config
+    end = known.eos_token_id if known.eos_token_id is not None else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad
+    )
+    noise = LogitsProcessorList([GumbelNoise(seeds, temperature)])
+    ids = llava.model.generate(**inputs, generation_config=config, logits_processor=noise)
+    replies = ids[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in tokenizer.batch_decode(replies, skip_special_tokens=True)]
+
+
+class GumbelNoise(LogitsProcessor):
+    """Makes greedy decoding an exact sample: argmax(logits / T + Gumbel) ~ softmax(logits / T) (Gumbel 1954).
+
+    Every row has its own CPU generator, one draw of the vocabulary's width per token.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        if temperature < 0:
+            raise ValueError(f"temperature must not be negative, got {temperature}")
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores (B, V) of the next token, with noise."""
+        if self.temperature == 0:
+            return scores
+        uniform = [torch.rand(scores.shape[1], generator=g, dtype=torch.float64) for g in self.generators]
+        tiny = torch.finfo(torch.float64).tiny
+        gumbel = -torch.log(-torch.log(torch.stack(uniform).clamp(min=tiny)))
+        return scores / self.temperature + gumbel.to(scores)
+
+
+def _with(module: torch.nn.Module, **submodules: torch.nn.Module) -> torch.nn.Module:
+    """A shallow copy of `module` with some submodules exchanged; all other tensors are shared."""
+    twin = copy(module)
+    twin._modules = {**module._modules, **submodules}
+    return twin
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Without transformers' notice that images are resized by Pillow where torchvision is not installed."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
