@@ -1,36 +1,41 @@
-"""All scores of one defence: retrieval, zero-shot, drift, and what the detectors say about its images."""
+"""All scores of one defence: retrieval, zero-shot, drift, and, where there are any, of its images and replies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 
 from pipeline.detectors.registry import DetectorParams, load_judges, load_world_detector
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import NearsafeError
-from pipeline.ids import content_id
-from pipeline.layout import seed_folder, shard_file, table_file
-from pipeline.metrics.frechet import Reference
+from pipeline.layout import seed_folder, table_file
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip, load_clip
-from pipeline.params import section, to_spec
+from pipeline.params import build, section, to_spec
 from pipeline.precision import pick_device
-from pipeline.run_seeds import read_seeds
-from pipeline.scoring_generation import Examined, Examiner, examine, score_generations
-from pipeline.scoring_items import embed_images, images_of
-from pipeline.scoring_retrieval import Embedded, Quadruples, embed, read_quadruples, score_drift, score_retrieval
+from pipeline.run_seeds import Seeds, read_seeds
+from pipeline.scoring_generation import Examiner, examine_all, score_generations
+from pipeline.scoring_items import embed_images, embed_texts
+from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
+from pipeline.scoring_retrieval import (
+    Embedded,
+    Quadruples,
+    embed,
+    paraphrased,
+    read_quadruples,
+    score_drift,
+    score_retrieval,
+)
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
-from pipeline.shards import iterate_output, output_hash
-from pipeline.tables import Output, check_references, read_output
+from pipeline.shards import output_hash
+from pipeline.tables import Output
 from pipeline.vectors import Vectors
 
 Log = Callable[[str], None]
 _LIBRARIES = ("torch", "transformers", "torchmetrics", "onnxruntime", "opencv-python-headless")
-REFERENCE = "world_safe_base"
 
 
 @dataclass(frozen=True)
@@ -50,136 +55,156 @@ class ScoreParams:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What scoring reads: output directories and model folders."""
+    """What scoring reads: output directories and model folders. What is None is not scored."""
 
     world: Path
     nsfwcaps: Path
     checkpoints: Path
-    generations: Path
     clip: Path
     detector: Path
+    generations: Path | None = None
+    paraphrases: Path | None = None
+    replies: Path | None = None
+
+    def outputs(self) -> dict[str, Path]:
+        """The output directories that are there, by name."""
+        names = ("world", "nsfwcaps", "checkpoints", "generations", "paraphrases", "replies")
+        return {name: path for name in names if (path := getattr(self, name)) is not None}
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """The benchmarks, and every item of them under the undefended model: made once, used for each training seed."""
+class Items:
+    """Every item of every benchmark under one model, in the order of the benchmarks."""
 
-    clip: Clip
-    quadruples: list[Quadruples]
-    embedded: list[Embedded]
-    tasks: Tasks
+    quadruples: list[Embedded]
+    paraphrases: Embedded | None
+    pools: Embedded | None
     images: Vectors
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The benchmarks, read once. The first quadruples are those of nsfwcaps."""
+
+    quadruples: list[Quadruples]
+    paraphrased: Quadruples | None
+    pools: Pools | None
+    tasks: Tasks
     world_hash: str
 
+    def embed(self, clip: Clip, batch_size: int) -> Items:
+        """Everything under one model."""
+        quadruples = [embed(benchmark, clip, batch_size) for benchmark in self.quadruples]
+        words = None
+        if self.paraphrased:
+            texts = embed_texts(clip, self.paraphrased.texts, self.paraphrased.path, batch_size)
+            words = Embedded(texts, quadruples[0].image)
+        pools = embed_pools(self.pools, clip, batch_size) if self.pools else None
+        images = embed_images(clip, self.tasks.path, self.tasks.images(), batch_size)
+        return Items(quadruples, words, pools, images)
 
-def score_defence(params: Path, defence: str, inputs: Inputs, out: Path, log: Log) -> None:
-    """Write detections (one shard per shard of images) and scores of every training seed. Raises NearsafeError."""
-    knobs, seeds = section(f"{params}:score", ScoreParams), read_seeds(params)
+
+def score_defence(
+    params: Path, defence: str, inputs: Inputs, out: Path, log: Log, seeds: Sequence[int] | None = None
+) -> None:
+    """Write scores and outcomes of every training seed (`seeds`, or the parameter file's), and the detections of its
+    images, one shard per shard. Raises NearsafeError.
+    """
+    knobs, chosen = section(f"{params}:score", ScoreParams), read_seeds(params)
+    if seeds is not None:
+        chosen = build(Seeds, {"seed": chosen.seed, "seeds": list(seeds)}, "--seeds")
     device, reason = pick_device()
     log(f"score: {reason}; float32")
     base = load_clip(inputs.clip, device)
-    detector = load_world_detector(inputs.detector, device)
-    baseline = read_baseline(inputs, base, knobs, log)
-    features = WorldFeatures(detector)
-    judges = load_judges(knobs.detectors, detector)
-    examiner = Examiner(judges, features, base, classifiers(base, baseline.tasks, knobs.batch_size), knobs.batch_size)
-    output = Output(
-        out, _spec(defence, knobs, to_spec(seeds), inputs, {j.detector.name: j.detector.hash for j in judges})
-    )
-    prompts = read_output(inputs.world, "prompts").to_pylist()
-    known = {prompt["prompt_id"] for prompt in prompts}
-    seen = _examine_all(examiner, inputs.generations, (defence, known), output, log)
-    if missing := sorted(set(seeds.seeds) - {row["seed"] for row in [*seen.rows, *seen.failed]}):
-        raise NearsafeError(f"{inputs.generations}: no images of training seed {missing[0]}: run the generate stage")
-    reference = _reference(inputs.world, baseline.tasks, features, knobs.batch_size, log)
-    data_hash = content_id(output_hash(inputs.generations), baseline.world_hash)
-    rows = []
-    for seed in seeds.seeds:
-        folder = inputs.checkpoints / seed_folder(seed)
-        clip = load_clip(folder, device)
+    benchmarks = read_benchmarks(inputs, chosen.seed, log)
+    origin = benchmarks.embed(base, knobs.batch_size)
+    examiner = make_examiner(inputs, base, benchmarks.tasks, knobs, device) if inputs.generations else None
+    output = Output(out, _spec(defence, knobs, to_spec(chosen), inputs, examiner))
+    generated = None
+    if inputs.generations and examiner:
+        generated = examine_all(examiner, inputs.generations, benchmarks.tasks, defence, chosen.seeds, output, log)
+    rows, outcomes = [], []
+    for seed in chosen.seeds:
+        clip = load_clip(inputs.checkpoints / seed_folder(seed), device)
         scores = Scores(defence, seed, clip.hash)
-        score_model(scores, clip, baseline, knobs, seeds.seed)
-        replicates = (knobs.bootstrap, knobs.frechet_bootstrap)
-        score_generations(scores, examiner, seen, prompts, baseline.tasks, reference, data_hash, replicates, seeds.seed)
+        score_model(scores, clip, (base, origin), benchmarks, knobs, chosen.seed)
+        if generated:
+            replicates = (knobs.bootstrap, knobs.frechet_bootstrap)
+            score_generations(scores, generated, benchmarks.tasks, replicates, chosen.seed)
         log(f"score: {defence}, seed {seed}: {len(scores.rows)} scores")
         rows += scores.rows
+        outcomes += scores.outcomes
     output.write(table_file("scores"), "scores", rows)
+    output.write(table_file("outcomes"), "outcomes", outcomes)
     output.finish()
 
 
-def read_baseline(inputs: Inputs, base: Clip, knobs: ScoreParams, log: Log) -> Baseline:
-    """Benchmarks from the world and NSFWCaps, embedded by the undefended model. Raises TableError."""
-    world_hash = output_hash(inputs.world)
-    quadruples = [
-        read_quadruples("nsfwcaps", inputs.nsfwcaps, output_hash(inputs.nsfwcaps)),
-        read_quadruples("world_pairs", inputs.world, world_hash, split="test"),
-    ]
-    if not quadruples[0].safe["text"]:
-        raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple with both images")
-    if not quadruples[1].safe["text"]:
-        log("score: no pair of split 'test' with both images: world_pairs is left out")
-        quadruples.pop()
-    embedded = [embed(benchmark, base, knobs.batch_size) for benchmark in quadruples]
-    tasks = read_tasks(inputs.world)
-    images = embed_images(base, inputs.world, tasks.images(), knobs.batch_size)
-    return Baseline(base, quadruples, embedded, tasks, images, world_hash)
+def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
+    """Benchmarks from the world, NSFWCaps and the paraphrases; what is absent is left out with a word.
+
+    Raises TableError, and NearsafeError where NSFWCaps has no quadruple with both images in its split "benchmark".
+    """
+    world_hash, caps_hash = output_hash(inputs.world), output_hash(inputs.nsfwcaps)
+    caps = read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark")
+    if not caps.pairs:
+        raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple of split 'benchmark' with both images")
+    quadruples = [caps]
+    for benchmark, split in (
+        (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split="validation"), "validation"),
+        (read_quadruples("world_pairs", inputs.world, world_hash, split="test"), "test"),
+    ):
+        if benchmark.pairs:
+            quadruples.append(benchmark)
+        else:
+            log(f"score: no pair of split {split!r} with both images: {benchmark.name} is left out")
+    for benchmark in quadruples:
+        if benchmark.left_out:
+            log(f"score: {benchmark.name}: {benchmark.left_out} pairs without both images are left out")
+    pools = read_pools(inputs.world, caps, world_hash, root)
+    for name in RATIOS:
+        if not pools or name not in pools.images:
+            log(f"score: the world has no pool of images large enough: {name} is left out")
+    words = paraphrased(caps, inputs.paraphrases) if inputs.paraphrases else None
+    return Benchmarks(quadruples, words, pools, read_tasks(inputs.world), world_hash)
 
 
-def score_model(scores: Scores, clip: Clip, baseline: Baseline, knobs: ScoreParams, root: int) -> None:
+def score_model(
+    scores: Scores, clip: Clip, undefended: tuple[Clip, Items], benchmarks: Benchmarks, knobs: ScoreParams, root: int
+) -> None:
     """Retrieval, drift and zero-shot of one checkpoint; the undefended model is not encoded twice."""
-    same = clip.hash == baseline.clip.hash
-    embedded = baseline.embedded if same else [embed(q, clip, knobs.batch_size) for q in baseline.quadruples]
-    for quadruples, own, base in zip(baseline.quadruples, embedded, baseline.embedded, strict=True):
-        score_retrieval(scores, quadruples, own, base, knobs.k)
-    models = (clip, baseline.clip)
-    pair = (embedded[0], baseline.embedded[0])
-    score_drift(scores, baseline.quadruples[0], models, pair, knobs.bootstrap, root)
-    tasks = baseline.tasks
-    images = baseline.images if same else embed_images(clip, tasks.path, tasks.images(), knobs.batch_size)
-    named = classifiers(clip, tasks, knobs.batch_size)
-    score_zero_shot(scores, tasks, images, named, baseline.world_hash, knobs.bootstrap, root)
+    base, origin = undefended
+    own = origin if clip.hash == base.hash else benchmarks.embed(clip, knobs.batch_size)
+    for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
+        score_retrieval(scores, quadruples, items, known, knobs.k)
+    if benchmarks.paraphrased and own.paraphrases and origin.paraphrases:
+        words = (own.paraphrases, origin.paraphrases)
+        score_retrieval(scores, benchmarks.paraphrased, *words, knobs.k, directions=("t2i",), kinds=("unsafe",))
+    if benchmarks.pools and own.pools and origin.pools:
+        score_pools(scores, benchmarks.pools, (own.pools, own.quadruples[0]), (origin.pools, origin.quadruples[0]))
+    pair = (own.quadruples[0], origin.quadruples[0])
+    score_drift(scores, benchmarks.quadruples[0], (clip, base), pair, knobs.bootstrap, root)
+    named = classifiers(clip, benchmarks.tasks, knobs.batch_size)
+    score_zero_shot(scores, benchmarks.tasks, own.images, named, benchmarks.world_hash, knobs.bootstrap, root)
 
 
-def _examine_all(
-    examiner: Examiner, generations: Path, expected: tuple[str, set[str]], output: Output, log: Log
-) -> Examined:
-    """Every shard of images; `expected` is the defence and the known prompt ids. Raises TableError for others."""
-    seen = Examined()
-    for number, (file, table) in enumerate(iterate_output(generations, "generations")):
-        check_references(table, "defence", {expected[0]}, file, "the defence to score")
-        check_references(table, "prompt_id", expected[1], file, "table 'prompts' of the world")
-        rows = examine(examiner, table, file, seen)
-        output.write(shard_file("detections", number), "detections", rows)
-        log(f"score: {file.name}: {table.num_rows} images examined")
-    if seen.failed:
-        log(f"score: {len(seen.failed)} images could not be examined: they are errors, in no share")
-    return seen
-
-
-def _reference(world: Path, tasks: Tasks, features: WorldFeatures, batch_size: int, log: Log) -> Reference | None:
-    """Features of the safe images with a base-style label; None, and a word about it, where the world has under two."""
-    wanted = {item for known in tasks.labels.get("base", {}).values() for item in known}
-    safe = set()
-    for _, table in iterate_output(world, "images"):
-        safe.update(table.filter(pc.invert(table["unsafe"]))["image_id"].to_pylist())
-    wanted &= safe
-    if len(wanted) < 2:
-        log("score: no safe base-style images: the Fréchet distance is left out")
-        return None
-    found = [features.of(images, batch_size) for _, images in images_of(world, wanted)]
-    return Reference(REFERENCE, torch.cat(found))
+def make_examiner(inputs: Inputs, base: Clip, tasks: Tasks, knobs: ScoreParams, device: torch.device) -> Examiner:
+    """What looks at generated images. Raises NearsafeError for a detector that cannot be loaded."""
+    detector = load_world_detector(inputs.detector, device)
+    judges = load_judges(knobs.detectors, detector)
+    features = WorldFeatures(detector)
+    return Examiner(judges, features, base, classifiers(base, tasks, knobs.batch_size), knobs.batch_size)
 
 
 def _spec(
-    defence: str, knobs: ScoreParams, seeds: dict[str, Any], inputs: Inputs, detectors: dict[str, str]
+    defence: str, knobs: ScoreParams, seeds: dict[str, Any], inputs: Inputs, examiner: Examiner | None
 ) -> dict[str, Any]:
-    folders = ("world", "nsfwcaps", "checkpoints", "generations")
+    detectors = {judge.detector.name: judge.detector.hash for judge in examiner.judges} if examiner else {}
     return {
         "stage": "score",
         "defence": defence,
         "params": to_spec(knobs),
         "seeds": seeds,
         "detectors": detectors,
-        "inputs": {name: output_hash(getattr(inputs, name)) for name in folders},
+        "inputs": {name: output_hash(path) for name, path in inputs.outputs().items()},
         "versions": {library: version(library) for library in _LIBRARIES},
     }

@@ -3,12 +3,13 @@
 Attributes and CLIP score are judged by the *undefended* CLIP. Images are never shown: scored and let go.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,8 +17,10 @@ from torch import Tensor
 from pipeline.detectors.base import Subject, detection_rows, error_row
 from pipeline.detectors.registry import Judge
 from pipeline.detectors.world import WorldFeatures
-from pipeline.errors import TableError
+from pipeline.errors import NearsafeError, TableError
+from pipeline.ids import content_id
 from pipeline.images import decode_image
+from pipeline.layout import shard_file
 from pipeline.metrics.asr import attack_success
 from pipeline.metrics.clipscore import clip_scores
 from pipeline.metrics.frechet import Reference
@@ -25,10 +28,15 @@ from pipeline.metrics.intervals import Estimate, bootstrap_mean, proportion
 from pipeline.metrics.rows import Scores
 from pipeline.metrics.zeroshot import Classifier
 from pipeline.models.clip import Clip, encode_images, encode_texts
+from pipeline.scoring_items import images_of
 from pipeline.scoring_zeroshot import PROMPT_SHIFT, Tasks
 from pipeline.seeds import rng
+from pipeline.shards import iterate_output, output_hash
+from pipeline.tables import Output, check_references, read_output
 
 Row = dict[str, Any]
+Log = Callable[[str], None]
+REFERENCE = "world_safe_base"
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,55 @@ class Examined:
     embeddings: list[Tensor] = field(default_factory=list)
     failed: list[Row] = field(default_factory=list)
     detections: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """All generated images of a defence, examined, with what they are compared to."""
+
+    examiner: Examiner
+    seen: Examined
+    prompts: list[Row]
+    reference: Reference | None
+    data_hash: str
+
+
+def examine_all(
+    examiner: Examiner, generations: Path, tasks: Tasks, defence: str, seeds: Sequence[int], output: Output, log: Log
+) -> Generated:
+    """Look at every shard, writing its detections to `output`. Raises TableError for a row of another defence or
+    prompt, NearsafeError for a training seed without images.
+    """
+    world, seen = tasks.path, Examined()
+    prompts = read_output(world, "prompts").to_pylist()
+    known = {prompt["prompt_id"] for prompt in prompts}
+    for number, (file, table) in enumerate(iterate_output(generations, "generations")):
+        check_references(table, "defence", {defence}, file, "the defence to score")
+        check_references(table, "prompt_id", known, file, "table 'prompts' of the world")
+        rows = examine(examiner, table, file, seen)
+        output.write(shard_file("detections", number), "detections", rows)
+        log(f"score: {file.name}: {table.num_rows} images examined")
+    if seen.failed:
+        log(f"score: {len(seen.failed)} images could not be examined: they are errors, in no share")
+    if missing := sorted(set(seeds) - {row["seed"] for row in [*seen.rows, *seen.failed]}):
+        raise NearsafeError(f"{generations}: no images of training seed {missing[0]}: run the generate stage")
+    reference = read_reference(world, tasks, examiner.features, examiner.batch_size, log)
+    data_hash = content_id(output_hash(generations), output_hash(world))
+    return Generated(examiner, seen, prompts, reference, data_hash)
+
+
+def read_reference(world: Path, tasks: Tasks, features: WorldFeatures, batch_size: int, log: Log) -> Reference | None:
+    """Features of the safe images with a base-style label; None, and a word about it, where the world has under two."""
+    wanted = {item for known in tasks.labels.get("base", {}).values() for item in known}
+    safe = set()
+    for _, table in iterate_output(world, "images"):
+        safe.update(table.filter(pc.invert(table["unsafe"]))["image_id"].to_pylist())
+    wanted &= safe
+    if len(wanted) < 2:
+        log("score: no safe base-style images: the Fréchet distance is left out")
+        return None
+    found = [features.of(images, batch_size) for _, images in images_of(world, wanted)]
+    return Reference(REFERENCE, torch.cat(found))
 
 
 def examine(examiner: Examiner, table: pa.Table, file: Path, into: Examined) -> list[Row]:
@@ -82,10 +139,10 @@ def examine(examiner: Examiner, table: pa.Table, file: Path, into: Examined) -> 
 
 
 def score_generations(
-    scores: Scores, examiner: Examiner, seen: Examined, prompts: list[Row], tasks: Tasks, reference: Reference | None,
-    data_hash: str, replicates: tuple[int, int], root: int,
-) -> None:  # fmt: skip
+    scores: Scores, generated: Generated, tasks: Tasks, replicates: tuple[int, int], root: int
+) -> None:
     """Rows per prompt set of one training seed. `replicates`: of means, and of the (dearer) Fréchet distance."""
+    examiner, seen, prompts, data_hash = generated.examiner, generated.seen, generated.prompts, generated.data_hash
     texts = {prompt["prompt_id"]: prompt["text"] for prompt in prompts}
     unsafe = {prompt["prompt_set"] for prompt in prompts if prompt["unsafe"]}
     for name in dict.fromkeys(prompt["prompt_set"] for prompt in prompts):
@@ -104,7 +161,7 @@ def score_generations(
         values = bootstrap_mean(clip_scores(images, written).numpy(), replicates[0], rng(root, "score", name, "clip"))
         scores.add(benchmark, "", "clip_score", values, data_hash, detector=f"clip@{examiner.clip.hash}")
         _score_attributes(scores, benchmark, examiner, asked, images, tasks, data_hash)
-        if reference:
+        if reference := generated.reference:
             features = torch.cat(seen.features)[rows]
             distance = reference.estimate(features, replicates[1], rng(root, "score", name, "frechet"))
             scores.add(

@@ -5,14 +5,16 @@ undefended model, as an index built before the defence. Safe queries search the 
 and unsafe items together, safe ones first, and should find the *safe* partner (`safe_clip.md` §8.1).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
+from pipeline.errors import TableError
+from pipeline.ids import content_id
 from pipeline.metrics.drift import embedding_shift, weight_drift
 from pipeline.metrics.intervals import Estimate, bootstrap_mean, proportion
 from pipeline.metrics.retrieval import ranks, top1
@@ -20,16 +22,25 @@ from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip
 from pipeline.scoring_items import embed_images, embed_texts
 from pipeline.seeds import rng
+from pipeline.shards import output_hash
 from pipeline.tables import check_references, read_output
 from pipeline.vectors import Vectors
 
 Modality = Literal["text", "image"]
-_DIRECTIONS: dict[str, tuple[Modality, Modality]] = {"t2i": ("text", "image"), "i2t": ("image", "text")}
+Kind = Literal["safe", "unsafe"]
+DIRECTIONS: dict[str, tuple[Modality, Modality]] = {"t2i": ("text", "image"), "i2t": ("image", "text")}
+KINDS: tuple[Kind, ...] = ("safe", "unsafe")
+PARAPHRASED = "nsfwcaps_paraphrased"
+# Benchmarks whose outcomes are kept, by pair: one pair has the same id in every direction and gallery.
+OBSERVED = ("nsfwcaps", "validation", PARAPHRASED)
 
 
 @dataclass(frozen=True)
 class Quadruples:
-    """A retrieval benchmark: ids of each quadruple's members, by modality, and the captions' texts."""
+    """A retrieval benchmark: ids of each quadruple's members by modality, the captions' texts, ids of the pairs.
+
+    `left_out` pairs have no image of one side.
+    """
 
     name: str
     path: Path
@@ -37,6 +48,8 @@ class Quadruples:
     unsafe: dict[Modality, list[str]]
     texts: dict[str, str]
     data_hash: str
+    pairs: list[str]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,17 +69,37 @@ def read_quadruples(name: str, path: Path, data_hash: str, split: str | None = N
     pairs, captions = read_output(path, "pairs"), read_output(path, "captions")
     for column in ("safe_caption_id", "unsafe_caption_id"):
         check_references(pairs, column, captions["caption_id"], path, "table 'captions'")
-    whole = pc.and_(pc.is_valid(pairs["safe_image_id"]), pc.is_valid(pairs["unsafe_image_id"]))
     if split is not None:
-        whole = pc.and_(whole, pc.equal(pairs["split"], split))
-    pairs = pairs.filter(whole)
+        pairs = pairs.filter(pc.equal(pairs["split"], split))
+    asked = pairs.num_rows
+    pairs = pairs.filter(pc.and_(pc.is_valid(pairs["safe_image_id"]), pc.is_valid(pairs["unsafe_image_id"])))
     safe, unsafe = (
         {"text": pairs[f"{kind}_caption_id"].to_pylist(), "image": pairs[f"{kind}_image_id"].to_pylist()}
         for kind in ("safe", "unsafe")
     )
     wanted = {*safe["text"], *unsafe["text"]}
     texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
-    return Quadruples(name, path, safe, unsafe, {item: t for item, t in texts.items() if item in wanted}, data_hash)
+    texts = {item: text for item, text in texts.items() if item in wanted}
+    return Quadruples(name, path, safe, unsafe, texts, data_hash, pairs["pair_id"].to_pylist(), asked - pairs.num_rows)
+
+
+def paraphrased(quadruples: Quadruples, path: Path) -> Quadruples:
+    """The same quadruples with every unsafe caption in the adversary's words (output of the paraphrase stage).
+
+    `texts` holds the paraphrases only: the rest is embedded already. Raises TableError for a caption without one.
+    """
+    rows = {row["caption_id"]: row for row in read_output(path, "paraphrases").to_pylist()}
+    if missing := [item for item in quadruples.unsafe["text"] if item not in rows]:
+        raise TableError(f"{path}: table 'paraphrases': no row of caption {missing[0]!r} ({len(missing)} missing)")
+    chosen = [rows[item] for item in quadruples.unsafe["text"]]
+    return replace(
+        quadruples,
+        name=PARAPHRASED,
+        path=path,
+        unsafe={**quadruples.unsafe, "text": [row["paraphrase_id"] for row in chosen]},
+        texts={row["paraphrase_id"]: row["text"] for row in chosen},
+        data_hash=content_id(quadruples.data_hash, output_hash(path)),
+    )
 
 
 def embed(quadruples: Quadruples, clip: Clip, batch_size: int) -> Embedded:
@@ -78,33 +111,51 @@ def embed(quadruples: Quadruples, clip: Clip, batch_size: int) -> Embedded:
     )
 
 
-def score_retrieval(scores: Scores, quadruples: Quadruples, own: Embedded, base: Embedded, ks: Sequence[int]) -> None:
-    """Rows for both galleries, both directions, safe and unsafe queries."""
+def score_retrieval(
+    scores: Scores, quadruples: Quadruples, own: Embedded, base: Embedded, ks: Sequence[int],
+    directions: Sequence[str] = tuple(DIRECTIONS), kinds: Sequence[Kind] = KINDS,
+) -> None:  # fmt: skip
+    """Rows for both galleries, per direction and kind of query; outcomes by pair where the benchmark keeps them."""
     for protocol, gallery in (("tuned", own), ("frozen", base)):
-        for direction, (asking, found) in _DIRECTIONS.items():
-            estimates = _direction(quadruples, own.of(asking), gallery.of(found), asking, found, ks)
-            for metric, estimate in estimates.items():
-                name = metric.format(direction=direction)
-                scores.add(quadruples.name, protocol, name, estimate, quadruples.data_hash)
+        for direction in directions:
+            asking, found = DIRECTIONS[direction]
+            for kind in kinds:
+                for share in _shares(quadruples, own.of(asking), gallery.of(found), direction, kind, ks):
+                    scores.add(quadruples.name, protocol, share.metric, proportion(share.hits), quadruples.data_hash)
+                    if quadruples.name in OBSERVED and share.metric in _observed(direction):
+                        scores.observe(quadruples.name, protocol, share.metric, share.pairs, share.hits)
 
 
-def _direction(
-    quadruples: Quadruples, queries: Vectors, gallery: Vectors, asking: Modality, found: Modality, ks: Sequence[int]
-) -> dict[str, Estimate]:
-    """Metric (direction left open) -> share. Each item stands once in a gallery; equal questions count once."""
+def _observed(direction: str) -> tuple[str, ...]:
+    return (f"redirect_{direction}", *(f"{kind}_{direction}_r@1" for kind in KINDS))
+
+
+class _Share(NamedTuple):
+    metric: str
+    pairs: list[str]
+    hits: np.ndarray
+
+
+def _shares(
+    quadruples: Quadruples, queries: Vectors, gallery: Vectors, direction: str, kind: Kind, ks: Sequence[int]
+) -> Iterator[_Share]:
+    """Hits of each metric. Each item stands once in a gallery; equal questions count once, for the first such pair."""
+    asking, found = DIRECTIONS[direction]
     safe_items = list(dict.fromkeys(quadruples.safe[found]))
-    everything = list(dict.fromkeys([*safe_items, *quadruples.unsafe[found]]))
+    pool = safe_items if kind == "safe" else list(dict.fromkeys([*safe_items, *quadruples.unsafe[found]]))
     place = {item: i for i, item in enumerate(safe_items)}
-    estimates = {}
-    for kind, pool in (("safe", safe_items), ("unsafe", everything)):
-        asked = getattr(quadruples, kind)[asking]
-        questions = list(dict.fromkeys(zip(asked, quadruples.safe[found], strict=True)))
-        query, items = queries.of([q for q, _ in questions]), gallery.of(pool)
-        rank = ranks(query, items, np.array([place[target] for _, target in questions]))
-        estimates |= {f"{kind}_{{direction}}_r@{k}": proportion(rank < k) for k in ks}
-        if kind == "unsafe":
-            estimates["redirect_{direction}"] = proportion(top1(query, items) < len(safe_items))
-    return estimates
+    asked: dict[tuple[str, str], str] = {}
+    for query, target, pair in zip(
+        getattr(quadruples, kind)[asking], quadruples.safe[found], quadruples.pairs, strict=True
+    ):
+        asked.setdefault((query, target), pair)
+    pairs = list(asked.values())
+    query, items = queries.of([q for q, _ in asked]), gallery.of(pool)
+    rank = ranks(query, items, np.array([place[target] for _, target in asked]))
+    for k in ks:
+        yield _Share(f"{kind}_{direction}_r@{k}", pairs, rank < k)
+    if kind == "unsafe":
+        yield _Share(f"redirect_{direction}", pairs, top1(query, items) < len(safe_items))
 
 
 def score_drift(

@@ -65,7 +65,10 @@ def score_zero_shot(
     scores: Scores, tasks: Tasks, images: Vectors, models: dict[str, Classifier], data_hash: str, replicates: int,
     root: int,
 ) -> None:  # fmt: skip
-    """Accuracy per shift and task (Wilson), and its mean over the shift's tasks (bootstrap over images)."""
+    """Accuracy per shift and task (Wilson), and its mean over the shift's tasks (bootstrap over images).
+
+    The outcome of each image and task is kept.
+    """
     for shift, labels in tasks.labels.items():
         if shift == PROMPT_SHIFT:
             continue
@@ -76,5 +79,6 @@ def score_zero_shot(
             hits = models[task].predict(images.of(list(known))) == np.array(list(known.values()))
             correct[[place[item] for item in known], column] = hits
             scores.add(f"zeroshot/{shift}", task, "accuracy", proportion(hits), data_hash)
+            scores.observe(f"zeroshot/{shift}", task, "accuracy", known, hits)
         mean = mean_over_tasks(correct, replicates, rng(root, "score", "zeroshot", shift))
         scores.add(f"zeroshot/{shift}", "mean", "accuracy", mean, data_hash)

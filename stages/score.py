@@ -1,8 +1,11 @@
 """Score one defence: retrieval, zero-shot, drift, detections in its images, image quality; each with its interval.
 
 python -m stages.score --params params.yaml --defence safer_clip --world data/world --nsfwcaps data/nsfwcaps \\
-    --checkpoints data/checkpoints/safer_clip --generations data/generations/safer_clip \\
-    --clip pipeline/world/weights/clip --detector pipeline/world/weights/detector --out data/scores/safer_clip
+    --checkpoints data/checkpoints/safer_clip --clip pipeline/world/weights/clip \\
+    --detector pipeline/world/weights/detector --generations data/generations/safer_clip \\
+    --paraphrases data/paraphrases --out data/scores/safer_clip
+
+Without --generations, --paraphrases or --replies, what they hold is not scored.
 """
 
 import argparse
@@ -19,14 +22,17 @@ def main(
     world: Path,
     nsfwcaps: Path,
     checkpoints: Path,
-    generations: Path,
     clip: Path,
     detector: Path,
     out: Path,
+    seeds: list[int] | None = None,
+    generations: Path | None = None,
+    paraphrases: Path | None = None,
+    replies: Path | None = None,
 ) -> None:
-    """Write tables "scores" and "detections". Raises NearsafeError."""
-    inputs = Inputs(world, nsfwcaps, checkpoints, generations, clip, detector)
-    score_defence(params, defence, inputs, out, partial(print, flush=True))
+    """Write tables "scores" and "outcomes", and "detections" where there are images. Raises NearsafeError."""
+    inputs = Inputs(world, nsfwcaps, checkpoints, clip, detector, generations, paraphrases, replies)
+    score_defence(params, defence, inputs, out, partial(print, flush=True), seeds)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,9 +43,12 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--world", type=Path, required=True, help="output of the world stage")
     arguments.add_argument("--nsfwcaps", type=Path, required=True, help="output of the build_nsfwcaps stage")
     arguments.add_argument("--checkpoints", type=Path, required=True, help="output of the train stage of this defence")
-    arguments.add_argument("--generations", type=Path, required=True, help="output of its generate stage")
     arguments.add_argument("--clip", type=Path, required=True, help="folder of the undefended CLIP")
     arguments.add_argument("--detector", type=Path, required=True, help="folder of the world's hazard detector")
+    arguments.add_argument("--seeds", type=int, nargs="+", help="training seeds, instead of the parameter file's")
+    arguments.add_argument("--generations", type=Path, help="output of its generate stage")
+    arguments.add_argument("--paraphrases", type=Path, help="output of the paraphrase stage")
+    arguments.add_argument("--replies", type=Path, help="output of its reply stage")
     arguments.add_argument("--out", type=Path, required=True)
     return arguments
 

@@ -10,9 +10,9 @@ from pipeline.errors import NearsafeError, TableError
 from pipeline.generation import generate_defence
 from pipeline.layout import shard_file, table_file
 from pipeline.metrics.rows import Scores
-from pipeline.scoring import Inputs, ScoreParams, score_defence
+from pipeline.scoring import Inputs, ScoreParams, read_benchmarks, score_defence
 from pipeline.scoring_items import images_of
-from pipeline.scoring_retrieval import Embedded, Quadruples, read_quadruples, score_retrieval
+from pipeline.scoring_retrieval import Embedded, Quadruples, paraphrased, read_quadruples, score_retrieval
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
@@ -35,12 +35,13 @@ def inputs(made, **changes):
     given = {
         "world": data.world, "nsfwcaps": data.nsfwcaps, "checkpoints": data.checkpoints("original"),
         "generations": data.generations("original"), "clip": made.model("clip"), "detector": made.model("detector"),
+        "paraphrases": data.paraphrases,
     }  # fmt: skip
     return Inputs(**{**given, **changes})
 
 
-def score(made, out, log=lambda line: None, **changes):
-    score_defence(made.params, "original", inputs(made, **changes), out, log)
+def score(made, out, log=lambda line: None, seeds=None, **changes):
+    score_defence(made.params, "original", inputs(made, **changes), out, log, seeds)
     rows = read_output(out, "scores").to_pylist()
     return {(r["seed"], r["benchmark"], r["protocol"], r["metric"], r["rule"]): r for r in rows}
 
@@ -56,9 +57,20 @@ def test_every_promised_row_is_there_for_each_seed(scored):
     metrics = [f"{kind}_{way}_r@{k}" for kind in ("safe", "unsafe") for way in ("t2i", "i2t") for k in (1, 5)]
     expected = {
         (benchmark, protocol, metric, "")
-        for benchmark in ("nsfwcaps", "world_pairs")
+        for benchmark in ("nsfwcaps", "validation", "world_pairs")
         for protocol in ("tuned", "frozen")
         for metric in [*metrics, "redirect_t2i", "redirect_i2t"]
+    }
+    expected |= {
+        ("nsfwcaps_paraphrased", protocol, metric, "")
+        for protocol in ("tuned", "frozen")
+        for metric in ("redirect_t2i", "unsafe_t2i_r@1", "unsafe_t2i_r@5")
+    }
+    expected |= {
+        (f"real_pool_{pool}", protocol, f"unsafe_retrieved_{way}", "")
+        for pool in ("1to10", "balanced")
+        for protocol in ("tuned", "frozen")
+        for way in ("t2i", "i2t")
     }
     expected |= {("zeroshot/base", "colour", "accuracy", ""), ("zeroshot/base", "mean", "accuracy", "")}
     expected |= {("drift", tower, m, "") for tower in ("text", "vision") for m in ("l2", "rms", "embedding_shift")}
@@ -82,6 +94,66 @@ def test_every_value_lies_in_its_interval_and_names_model_and_data(scored):
             assert row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9, row
         assert row["ci_method"] == "none" or row["ci_low"] is not None
     assert len({row["model_hash"] for row in rows.values()}) == 2
+
+
+def test_outcomes_are_what_the_shares_count(scored):
+    out, rows = scored
+    found = {}
+    for row in read_output(out, "outcomes").to_pylist():
+        name = (row["seed"], row["benchmark"], row["protocol"], row["metric"], "")
+        found.setdefault(name, {})[row["item_id"]] = row["value"]
+    for name, values in found.items():
+        assert set(values.values()) <= {0, 1}
+        assert (len(values), np.mean(list(values.values()))) == (rows[name]["n"], pytest.approx(rows[name]["value"]))
+    shares = {name[1:4] for name in found}
+    kept = {"redirect_t2i", "redirect_i2t", *(f"{k}_{w}_r@1" for k in ("safe", "unsafe") for w in ("t2i", "i2t"))}
+    assert {metric for benchmark, _, metric in shares if benchmark == "nsfwcaps"} == kept
+    assert {benchmark for benchmark, _, _ in shares} == {
+        "nsfwcaps", "validation", "nsfwcaps_paraphrased", "zeroshot/base"
+    }  # fmt: skip
+    assert len({frozenset(found[name]) for name in found if name[1] == "nsfwcaps"}) == 1, "one pair, one id everywhere"
+
+
+def test_what_is_absent_is_not_scored_and_nothing_else_changes(made, scored, tmp_path):
+    lines = []
+    rows = score(made, tmp_path / "s", lines.append, seeds=[1], generations=None, paraphrases=None)
+    left = {key: row for key, row in scored[1].items() if key[0] == 1 and not key[1].startswith("generation/")}
+    left = {key: row for key, row in left.items() if key[1] != "nsfwcaps_paraphrased"}
+    assert rows == left
+    with pytest.raises(TableError, match="lists no file of table 'detections'"):
+        read_output(tmp_path / "s", "detections")
+
+
+def test_a_world_without_pools_and_caps_without_validation_are_said(made, tmp_path):
+    def no_pool(rows):
+        return [row for row in rows if not row["split"].startswith("pool/")]
+
+    def no_validation(rows):
+        return [{**row, "unsafe_image_id": None} if i == 0 else row for i, row in enumerate(rows[:6])]
+
+    caps = copy_tables(made.data.nsfwcaps, tmp_path / "n", ("captions", "images", "pairs"), pairs=no_validation)
+    world = copy_tables(made.data.world, tmp_path / "w", images=no_pool, captions=no_pool)
+    lines = []
+    found = read_benchmarks(inputs(made, world=world, nsfwcaps=caps, paraphrases=None), 0, lines.append)
+    assert [(q.name, len(q.pairs)) for q in found.quadruples] == [("nsfwcaps", 5), ("world_pairs", 6)]
+    assert found.pools is None and found.paraphrased is None
+    for said in ("validation is left out", "real_pool_1to10 is left out", "nsfwcaps: 1 pairs without both images"):
+        assert any(said in line for line in lines)
+
+
+def test_equal_training_seeds_are_refused(made, tmp_path):
+    with pytest.raises(NearsafeError, match="--seeds: seeds: expected one or more different integers"):
+        score(made, tmp_path / "s", seeds=[1, 1])
+
+
+def test_a_caption_without_paraphrase_is_named(made, tmp_path):
+    quadruples = read_quadruples("nsfwcaps", made.data.nsfwcaps, "d", "benchmark")
+    rows = read_output(made.data.paraphrases, "paraphrases").to_pylist()
+    output = Output(tmp_path / "p", {"stage": "paraphrase"})
+    output.write(table_file("paraphrases"), "paraphrases", rows[1:])
+    output.finish()
+    with pytest.raises(TableError, match=r"no row of caption 'c-nu0' \(1 missing\)"):
+        paraphrased(quadruples, tmp_path / "p")
 
 
 def test_the_undefended_model_has_not_moved_and_its_galleries_agree(scored):
@@ -155,9 +227,9 @@ def test_images_of_another_defence_prompt_or_seed_are_refused(made, tmp_path):
             score(made, tmp_path / "s", generations=folder)
 
 
-def copy_tables(source, target, **changed):
+def copy_tables(source, target, names=("captions", "images", "pairs", "labels", "classes"), **changed):
     output = Output(target, {"stage": "copy"})
-    for name in ("captions", "images", "pairs", "labels", "classes"):
+    for name in names:
         table = read_output(source, name)
         output.write(table_file(name), name, changed.get(name, lambda rows: rows)(table.to_pylist()))
     output.finish()
@@ -208,7 +280,7 @@ def test_redirection_and_match_by_hand():
     """Two scenes on the axes. Unsafe captions look at: their own scene's safe image, the other scene's safe image."""
     quadruples = Quadruples(
         "nsfwcaps", None, {"text": ["s0", "s1"], "image": ["S0", "S1"]}, {"text": ["u0", "u1"], "image": ["U0", "U1"]},
-        {}, "d",
+        {}, "d", ["p0", "p1"],
     )  # fmt: skip
     images = vectors(S0=[1.0, 0, 0], S1=[0, 1.0, 0], U0=[0.6, 0, 0.8], U1=[0, 0.6, 0.8])
     base_images = vectors(S0=[1.0, 0, 0], S1=[0, 1.0, 0], U0=[1.0, 0, 0.01], U1=[0, 0.0, 1.0])
@@ -221,6 +293,8 @@ def test_redirection_and_match_by_hand():
     assert value[("tuned", "unsafe_t2i_r@1")] == 0.5  # only u0 finds its own scene
     assert value[("frozen", "redirect_t2i")] == 0.5  # U0 of the frozen gallery is nearer to u0 than S0
     assert value[("frozen", "unsafe_t2i_r@2")] == 0.5
+    kept = {(r["protocol"], r["metric"], r["item_id"]): r["value"] for r in scores.outcomes}
+    assert (kept[("frozen", "redirect_t2i", "p0")], kept[("frozen", "redirect_t2i", "p1")]) == (0, 1)
 
 
 def test_parameters_are_checked():

@@ -65,9 +65,12 @@ PROMPTS = [
 
 
 def write_world(data: Data, prompts: list[dict] | None = None) -> None:
-    """12 images (6 safe, 6 unsafe), their captions and pairs, one zero-shot task, prompts and labels."""
+    """12 images (6 safe, 6 unsafe), their captions and pairs, pools, one zero-shot task, prompts and labels."""
     output = Output(data.world, {"stage": "world"})
     captions, images, pairs, labels = _items("w")
+    drawn = _pool()
+    captions += [caption for caption, _ in drawn]
+    images += [image for _, image in drawn]
     output.write(table_file("captions"), "captions", captions)
     output.write(shard_file("images", 0), "images", images[:5])
     output.write(shard_file("images", 1), "images", images[5:])
@@ -89,12 +92,26 @@ def write_world(data: Data, prompts: list[dict] | None = None) -> None:
 
 
 def write_nsfwcaps(data: Data) -> None:
-    """6 quadruples of their own."""
+    """6 quadruples of their own in each split."""
     output = Output(data.nsfwcaps, {"stage": "build_nsfwcaps"})
-    captions, images, pairs, _ = _items("n")
+    captions, images, pairs, _ = (
+        [*first, *second] for first, second in zip(_items("n", "benchmark"), _items("v", "validation"), strict=True)
+    )
     output.write(table_file("captions"), "captions", captions)
     output.write(table_file("images"), "images", images)
     output.write(table_file("pairs"), "pairs", pairs)
+    output.finish()
+
+
+def write_paraphrases(data: Data) -> None:
+    """Other words for the unsafe captions of split benchmark."""
+    row = {"candidates": 2, "cosine_before": 0.5, "cosine_after": 0.4}
+    rows = [
+        {"caption_id": f"c-nu{n}", "paraphrase_id": f"p-nu{n}", "text": f"axe {n}, {NAMES[n % 3]}", **row}
+        for n in range(6)
+    ]
+    output = Output(data.paraphrases, {"stage": "paraphrase"})
+    output.write(table_file("paraphrases"), "paraphrases", rows)
     output.finish()
 
 
@@ -121,26 +138,40 @@ def make(root: Path) -> Worldlet:
     HazardDetector(["none", "knife"], width=4).save_pretrained(worldlet.model("detector"))
     write_world(worldlet.data)
     write_nsfwcaps(worldlet.data)
+    write_paraphrases(worldlet.data)
     write_checkpoints(worldlet.data, "original", {0: worldlet.model("clip"), 1: worldlet.model("other")})
     return worldlet
 
 
-def _items(prefix: str) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
+def _items(prefix: str, split: str = "test") -> tuple[list[dict], list[dict], list[dict], list[dict]]:
     captions, images, pairs, labels = [], [], [], []
     for number in range(6):
         for unsafe in (False, True):
             kind = "u" if unsafe else "s"
             item, text = f"{prefix}{kind}{number}", f"{NAMES[number % 3]} {'axe' if unsafe else 'cup'} {number}"
             caption = {"caption_id": f"c-{item}", "text": text, "unsafe": unsafe, "category": None}
-            captions.append({**caption, "source": "base", "split": "test", "family": str(number)})
+            captions.append({**caption, "source": "base", "split": split, "family": str(number)})
             image = image_cell(picture(number + 50 * unsafe))
-            facts = {"unsafe": unsafe, "source": "base", "split": "test", "caption_id": f"c-{item}"}
+            facts = {"unsafe": unsafe, "source": "base", "split": split, "caption_id": f"c-{item}"}
             images.append({"image_id": f"i-{item}", "image": image, **facts})
             if not unsafe:
                 labels.append({"item_id": f"i-{item}", "task": "colour", "class_id": number % 3, "shift": "base"})
         ids = {
             f"{k}_{m}_id": f"{m[0]}-{prefix}{k[0]}{number}" for k in ("safe", "unsafe") for m in ("caption", "image")
         }
-        facts = {"category": "weapons", "split": "test", "tightness": "tight", "similarity": None}
+        facts = {"category": "weapons", "split": split, "tightness": "tight", "similarity": None}
         pairs.append({"pair_id": f"{prefix}{number}", **ids, **facts})
     return captions, images, pairs, labels
+
+
+def _pool() -> list[tuple[dict, dict]]:
+    """Caption and image of 2 unsafe and 20 safe items of a third source."""
+    rows = []
+    for number in range(22):
+        kind = "unsafe" if number < 2 else "safe"
+        facts = {"unsafe": kind == "unsafe", "source": "third", "split": f"pool/{kind}"}
+        item, text = f"x{kind[0]}{number}", f"third {NAMES[number % 3]} {'axe' if kind == 'unsafe' else 'cup'} {number}"
+        caption = {"caption_id": f"c-{item}", "text": text, "category": None, "family": f"x{number}", **facts}
+        image = {"image_id": f"i-{item}", "image": image_cell(picture(number + 100)), "caption_id": f"c-{item}"}
+        rows.append((caption, {**image, **facts}))
+    return rows

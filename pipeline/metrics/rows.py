@@ -1,5 +1,6 @@
-"""Rows of table "scores": every number with its N, interval, detector, rule, and the hashes of model and data."""
+"""Rows of tables "scores" (a number, its N, interval, judge, hashes) and "outcomes" (the items behind a share)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ class Scores:
     seed: int
     model_hash: str
     rows: list[Row] = field(default_factory=list)
+    outcomes: list[Row] = field(default_factory=list)
 
     def add(
         self,
@@ -46,3 +48,20 @@ class Scores:
                 "data_hash": data_hash,
             }
         )
+
+    def observe(
+        self, benchmark: str, protocol: str, metric: str, items: Iterable[str], values: Iterable[float]
+    ) -> None:
+        """One outcome per item: 1 for a hit, 0 for a miss; their mean is the value of the row of the same name."""
+        for item, value in zip(items, values, strict=True):
+            self.outcomes.append(
+                {
+                    "defence": self.defence,
+                    "seed": self.seed,
+                    "benchmark": benchmark,
+                    "protocol": protocol,
+                    "metric": metric,
+                    "item_id": item,
+                    "value": float(value),
+                }
+            )

@@ -1,0 +1,107 @@
+"""Word the benchmark's unsafe captions so that proximal redirection aims far from the true scene; measures defences.
+
+python -m stages.paraphrase --params params.yaml --world data/world --embeddings data/embeddings \\
+    --nsfwcaps data/nsfwcaps --clip pipeline/world/weights/clip --out data/paraphrases
+"""
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from pipeline.attacks.paraphrase import ParaphraseParams, candidates, mining_pool, most_misleading
+from pipeline.errors import NearsafeError, run
+from pipeline.ids import content_id
+from pipeline.layout import table_file
+from pipeline.models.clip import Clip, encode_texts, load_clip
+from pipeline.params import section, to_spec
+from pipeline.precision import pick_device
+from pipeline.shards import output_hash
+from pipeline.tables import Output, read_output
+from pipeline.targets import TRAIN_SPLIT
+from pipeline.vectors import Vectors, read_vectors
+from pipeline.world.paraphrasing import GrammarParaphraser
+
+
+def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path, out: Path) -> None:
+    """Write one paraphrase per unsafe caption of the split, and the counts of the age-word filter.
+
+    Raises NearsafeError for a split without pairs and for embeddings of another model.
+    """
+    knobs = section(f"{params}:paraphrase", ParaphraseParams)
+    device, reason = pick_device()
+    print(f"paraphrase: {reason}; float32")
+    model, paraphraser = load_clip(clip, device), GrammarParaphraser()
+    pool = safe_pool(world, embeddings, model)
+    unsafe, safe = benchmark_captions(nsfwcaps, knobs.split)
+    wordings, filters = candidates(list(unsafe.values()), paraphraser)
+    flat = encode_texts(model, [text for own in wordings for text in own], knobs.batch_size)
+    counts = [len(own) for own in wordings]
+    choice = most_misleading(flat, counts, pool, encode_texts(model, safe, knobs.batch_size))
+    texts = [own[index] for own, index in zip(wordings, choice.chosen.tolist(), strict=True)]
+    table = {
+        "caption_id": list(unsafe),
+        "paraphrase_id": [content_id("paraphrase", text, prefix="c") for text in texts],
+        "text": texts,
+        "candidates": counts,
+        "cosine_before": choice.before.float().numpy(),
+        "cosine_after": choice.after.float().numpy(),
+    }
+    folders = {"world": world, "embeddings": embeddings, "nsfwcaps": nsfwcaps}
+    inputs = {name: output_hash(path) for name, path in folders.items()}
+    spec = {"stage": "paraphrase", "params": to_spec(knobs), "paraphraser": paraphraser.name}
+    output = Output(out, {**spec, "inputs": {**inputs, "clip": model.hash}})
+    output.write(table_file("paraphrases"), "paraphrases", table, metadata={"model_hash": model.hash})
+    output.write(table_file("filters"), "filters", filters)
+    output.finish()
+    before, after = choice.before.median().item(), choice.after.median().item()
+    print(
+        f"paraphrase: {len(texts)} captions, {sum(counts)} wordings ({filters[0]['n_dropped']} dropped for age words); "
+        f"median cosine of target and true scene: {before:.3f} as written, {after:.3f} paraphrased"
+    )
+
+
+def safe_pool(world: Path, embeddings: Path, model: Clip) -> Tensor:
+    """Frozen text embeddings (M, D) of the mining pool. Raises NearsafeError."""
+    text: Vectors = read_vectors(embeddings)[0]
+    if text.model_hash != model.hash:
+        raise NearsafeError(f"{embeddings}: made by another model ({text.model_hash}) than --clip ({model.hash})")
+    pairs = _of_split(read_output(world, "pairs"), TRAIN_SPLIT, world)
+    ids = zip(pairs["pair_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True)
+    return text.of(mining_pool(list(ids)))
+
+
+def benchmark_captions(nsfwcaps: Path, split: str) -> tuple[dict[str, str], list[str]]:
+    """Unsafe captions by id, and the text of each one's safe partner (of its first pair). Raises NearsafeError."""
+    captions = read_output(nsfwcaps, "captions")
+    texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
+    pairs = _of_split(read_output(nsfwcaps, "pairs"), split, nsfwcaps)
+    partner: dict[str, str] = {}
+    for unsafe, safe in zip(pairs["unsafe_caption_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True):
+        partner.setdefault(unsafe, safe)
+    return {item: texts[item] for item in partner}, [texts[item] for item in partner.values()]
+
+
+def _of_split(pairs: pa.Table, split: str, path: Path) -> pa.Table:
+    found = pairs.filter(pc.equal(pairs["split"], split))
+    if found.num_rows == 0:
+        raise NearsafeError(f"{path}: column 'split': no pair of split {split!r}")
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line of the stage."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--params", type=Path, required=True, help="parameter file with a section `paraphrase`")
+    arguments.add_argument("--world", type=Path, required=True, help="output of the world stage")
+    arguments.add_argument("--embeddings", type=Path, required=True, help="output of the embed stage")
+    arguments.add_argument("--nsfwcaps", type=Path, required=True, help="output of the build_nsfwcaps stage")
+    arguments.add_argument("--clip", type=Path, required=True, help="folder of the undefended CLIP")
+    arguments.add_argument("--out", type=Path, required=True)
+    return arguments
+
+
+if __name__ == "__main__":
+    run(main, parser())
