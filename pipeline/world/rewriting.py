@@ -16,10 +16,10 @@ class GrammarRewriter:
     name = "world grammar"
 
     def __init__(self, seed: int) -> None:
-        self.seed = seed
+        self.seed, self.facts = seed, {"seed": str(seed)}
 
     def rewrite(self, captions: Sequence[str], categories: Sequence[str]) -> list[str | None]:
-        """See `pipeline.nsfwcaps.Rewriter`. Raises NearsafeError for a category the world does not have."""
+        """See `pipeline.rewriting.protocol.Rewriter`. Raises NearsafeError for a category the world does not have."""
         edits = []
         for caption, category in zip(captions, categories, strict=True):
             if not (choices := hazards_of(category)):
@@ -31,13 +31,14 @@ class GrammarRewriter:
 class SceneRenderer:
     """Draws what a full caption of the grammar describes."""
 
-    name = "world drawing"
-
     def __init__(self, style: str, seed: int) -> None:
+        if style not in STYLES:
+            raise NearsafeError(f"build_nsfwcaps.images.style: no style {style!r}; known: {', '.join(STYLES)}")
         self.style, self.seed = STYLES[style], seed
+        self.name, self.facts = f"world drawing, style {style}", {"seed": str(seed)}
 
     def render(self, captions: Sequence[str], names: Sequence[str]) -> list[np.ndarray]:
-        """See `pipeline.nsfwcaps.Renderer`. Raises NearsafeError for a caption that is not the grammar's."""
+        """See `pipeline.nsfwcaps_images.Renderer`. Raises NearsafeError for a caption that is not the grammar's."""
         images = []
         for caption, name in zip(captions, names, strict=True):
             if (scene := parse(caption)) is None:

@@ -1,0 +1,84 @@
+"""The rewriters by `kind` in params.yaml; each backend is imported only where it is chosen."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.precision import Precision
+from pipeline.rewriting.protocol import Rewriter
+from pipeline.rewriting.wording import Wording
+
+# What the request itself says; a parameter must not say it again.
+_FIXED = ("messages", "model", "stream", "n")
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The embedded world's grammar: exact edits of captions that it wrote itself."""
+
+    kind: Literal["grammar"] = "grammar"
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A `transformers` chat model folder on this machine, greedy.
+
+    `template` goes to the tokenizer's chat template ({enable_thinking: false} for models that think aloud).
+    """
+
+    kind: Literal["chat"]
+    folder: Path
+    batch_size: int = 16
+    max_new_tokens: int = 96
+    precision: Precision = "auto"
+    template: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.max_new_tokens) < 1:
+            raise ValueError("batch_size and max_new_tokens must be at least 1")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible endpoint. `url` ends before `/chat/completions`; `key_env` names an environment variable.
+
+    `request` goes into the body of every request as it is, over the defaults {temperature: 0, max_tokens: 96}.
+    """
+
+    kind: Literal["endpoint"]
+    url: str
+    model: str
+    key_env: str | None = None
+    timeout_seconds: float = 60.0
+    retries: int = 5
+    backoff_seconds: float = 1.0  # before the first retry; doubles, at most 60
+    concurrency: int = 4
+    request: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
+        if self.timeout_seconds <= 0 or self.backoff_seconds < 0 or self.retries < 0 or self.concurrency < 1:
+            raise ValueError(
+                "timeout_seconds and concurrency must be positive, backoff_seconds and retries not negative"
+            )
+        if fixed := [name for name in _FIXED if name in self.request]:
+            raise ValueError(f"request.{fixed[0]} is set by the rewriter itself")
+
+
+RewriterParams = Grammar | Chat | Endpoint
+
+
+def load_rewriter(params: RewriterParams, wording: Wording, seed: int) -> Rewriter:
+    """The rewriter of `params`. Raises NearsafeError naming the folder or variable that is missing."""
+    if isinstance(params, Chat):
+        from pipeline.rewriting.chat import ChatRewriter
+
+        return ChatRewriter(params, wording.hazards)
+    if isinstance(params, Endpoint):
+        from pipeline.rewriting.endpoint import EndpointRewriter
+
+        return EndpointRewriter(params, wording.hazards)
+    from pipeline.world.rewriting import GrammarRewriter
+
+    return GrammarRewriter(seed)
