@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,17 +14,21 @@ from torch.optim import Optimizer
 
 from pipeline.errors import NearsafeError
 
-_LOG = ("epoch", "value", "weight")
+_LOG = ("epoch", "value", "weight", "drift")
 
 
 @dataclass
 class Log:
-    """Loss terms step by step: `terms` T names; per step its epoch, T values and T weights. Steps count from 1."""
+    """Loss terms step by step: `terms` T names; per step its epoch, T values and T weights. Steps count from 1.
+
+    `drift`: for each finished epoch the length of the weight change of the text and of the vision tower.
+    """
 
     terms: list[str] = field(default_factory=list)
     epoch: list[int] = field(default_factory=list)
     value: list[list[float]] = field(default_factory=list)
     weight: list[list[float]] = field(default_factory=list)
+    drift: list[list[float]] = field(default_factory=list)
 
     def rows(self, defence: str, seed: int) -> dict[str, list]:
         """Columns of the train_log table."""
@@ -37,6 +42,25 @@ class Log:
             "value": [value for values in self.value for value in values],
             "weight": [weight for weights in self.weight for weight in weights],
         }
+
+    def drift_rows(self, defence: str, seed: int, sizes: Mapping[str, int]) -> list[dict[str, object]]:
+        """Rows of the drift table; `sizes` has the number of parameters of each tower, in the order of `drift`.
+
+        Epoch 0 is the undefended model: no drift.
+        """
+        return [
+            {
+                "defence": defence,
+                "seed": seed,
+                "epoch": epoch,
+                "tower": tower,
+                "l2": l2,
+                "rms": l2 / size**0.5,
+                "parameters": size,
+            }
+            for epoch, values in enumerate([[0.0] * len(sizes), *self.drift])
+            for (tower, size), l2 in zip(sizes.items(), values, strict=True)
+        ]
 
 
 def save(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, step: int, log: Log) -> None:
@@ -77,4 +101,5 @@ def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimize
             log = {name: file.get_tensor(f"log/{name}").tolist() for name in _LOG}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise NearsafeError(f"{path}: not a checkpoint of this training, remove it to start afresh: {error}") from error
-    return state["step"], Log(state["terms"], [int(epoch) for epoch in log["epoch"]], log["value"], log["weight"])
+    epochs = [int(epoch) for epoch in log["epoch"]]
+    return state["step"], Log(state["terms"], epochs, log["value"], log["weight"], log["drift"])

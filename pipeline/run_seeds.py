@@ -1,5 +1,6 @@
 """The root seed and the training seeds of a run, as every stage that works per training seed reads them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ class Seeds:
             raise ValueError(f"seeds: expected one or more different integers, got {list(self.seeds)}")
 
 
-def read_seeds(params: Path) -> Seeds:
-    """`seed` and `seeds` of a parameter file. Raises NearsafeError."""
+def read_seeds(params: Path, only: Sequence[int] | None = None) -> Seeds:
+    """`seed` and `seeds` of a parameter file; `only` replaces the training seeds. Raises NearsafeError."""
     values = load(params)
-    return build(Seeds, {key: values[key] for key in ("seed", "seeds") if key in values}, str(params))
+    found = {key: values[key] for key in ("seed", "seeds") if key in values}
+    return build(Seeds, {**found, "seeds": list(only)} if only else found, str(params))

@@ -12,6 +12,7 @@ from pipeline.defences import losses, protocol
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
 from pipeline.layout import MANIFEST, seed_folder, shard_file
+from pipeline.metrics.drift import tower_sizes
 from pipeline.models import adapters
 from pipeline.models import clip as clip_module
 from pipeline.models.clip import load_clip
@@ -49,16 +50,19 @@ def read_train_params(params: Path, defence: Defence) -> TrainParams:
     return build(TrainParams, _overlay(shared, defence.train), f"{params}: train (with defences.{defence.name}.train)")
 
 
-def make_checkpoints(params: Path, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]) -> None:
-    """Write `out`/seed-<s>/ and the training log for every training seed.
+def make_checkpoints(
+    params: Path, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None], run: Seeds | None = None
+) -> None:
+    """Write `out`/seed-<s>/, the training log and the drift of every training seed (of `run`; default: the file's).
 
-    A defence that trains nothing gets the base model, byte by byte, and an empty log. An interrupted run of the same
-    spec is continued (finished seeds are kept); a finished `out` is made anew. Raises NearsafeError.
+    A defence that trains nothing gets the base model, byte by byte, an empty log and no drift. An interrupted run of
+    the same spec is continued (finished seeds are kept); a finished `out` is made anew. Raises NearsafeError.
     """
+    run = run or read_seeds(params)
     if defence.kind == "trained":
-        _train_all(params, defence, inputs, out, report)
+        _train_all(params, run, defence, inputs, out, report)
     else:
-        _copy_all(read_seeds(params), defence, inputs.clip, out, report)
+        _copy_all(run, defence, inputs.clip, out, report)
 
 
 def _copy_all(run: Seeds, defence: Defence, clip: Path, out: Path, report: Callable[[str], None]) -> None:
@@ -72,8 +76,10 @@ def _copy_all(run: Seeds, defence: Defence, clip: Path, out: Path, report: Calla
     report(f"{defence.name}: trains nothing, the checkpoint is the base model {spec['inputs']['clip']}")
 
 
-def _train_all(params: Path, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]) -> None:
-    run, knobs = read_seeds(params), read_train_params(params, defence)
+def _train_all(
+    params: Path, run: Seeds, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]
+) -> None:
+    knobs = read_train_params(params, defence)
     device, why_device = pick_device()
     dtype, why_dtype = pick_precision(knobs.precision, device)
     report(f"{defence.name}: {why_device}; {why_dtype}")
@@ -84,14 +90,16 @@ def _train_all(params: Path, defence: Defence, inputs: Inputs, out: Path, report
     spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype)}
     output = Output(out, spec, resume=not (out / MANIFEST).exists())
     for number, seed in enumerate(run.seeds):
-        folder, log_file = seed_folder(seed), shard_file("train_log", number)
-        if (out / folder).is_dir() and output.done(log_file):
+        folder = seed_folder(seed)
+        log_file, drift_file = shard_file("train_log", number), shard_file("drift", number)
+        if (out / folder).is_dir() and output.done(log_file) and output.done(drift_file):
             report(f"{defence.name} seed {seed}: finished before, kept")
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)
             state = out / _RESUME / f"{folder}.safetensors"
             model, log = train(job, load_clip(inputs.clip, device), state, report)
             export_clip(model, inputs.clip, out / folder)
+            output.write(drift_file, "drift", log.drift_rows(defence.name, seed, tower_sizes(model)))
             output.write(log_file, "train_log", log.rows(defence.name, seed))
         output.add_file(folder)
     output.finish()

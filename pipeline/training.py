@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from transformers import CLIPModel
 from pipeline import checkpoint, seeds
 from pipeline.checkpoint import Log
 from pipeline.curriculum import epoch_rows
+from pipeline.defences.protocol import Batch
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
-from pipeline.models.adapters import Lora, attach, merge, trainable
+from pipeline.models.adapters import TOWERS, Lora, attach, drift, merge, trainable
 from pipeline.models.clip import Clip
 from pipeline.precision import Precision
 from pipeline.training_set import TrainingSet, forward
@@ -71,7 +73,10 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CL
     names. Raises NearsafeError naming defence, step and term when a loss or the gradient is not finite, and when the
     curriculum leaves an epoch empty.
     """
-    steps = _count_steps(job)
+    ends = _last_steps(job)
+    steps = ends[-1]
+    data = job.data.on(clip.model.device)
+    own = job.defence.targets(data.frozen)
     model = attach(clip.model, job.params.lora, _generator(job, "adapters"), job.defence.towers)
     model.train()
     parameters = trainable(model)
@@ -84,8 +89,12 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CL
     for step, epoch, rows in _batches(job):
         if step <= done:
             continue
-        values = _step(job, clip, model, parameters, optimizer, step, rows)
+        with _seeded(job, step, clip.model.device):
+            batch = forward(model, clip, data, rows, job.defence.towers, own, job.defence.reference)
+        values = _step(job, batch, parameters, optimizer, step)
         _append(log, epoch, values)
+        if step in ends:
+            log.drift.append([drift(model, tower) for tower in TOWERS])
         if step % job.params.log_every == 0 or step == steps:
             pace = (time.monotonic() - shown) / (step - since)
             shown, since = time.monotonic(), step
@@ -96,21 +105,19 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CL
     return merge(model), log
 
 
-def _step(
-    job: Job,
-    clip: Clip,
-    model: nn.Module,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    rows: Tensor,
-) -> dict[str, tuple[float, float]]:
-    """One optimizer step; returns name to (weight, value) of every term."""
-    device = clip.model.device
+@contextmanager
+def _seeded(job: Job, step: int, device: torch.device) -> Iterator[None]:
+    """Dropout of a step from a generator of its own, and the precision of the job."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step)))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == torch.bfloat16):
-            batch = forward(model, clip, job.data, rows, job.defence.towers)
+            yield
+
+
+def _step(
+    job: Job, batch: Batch, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int
+) -> dict[str, tuple[float, float]]:
+    """One optimizer step; returns name to (weight, value) of every term."""
     terms = job.defence.terms(batch)
     values = torch.stack([value.detach().double() for _, value in terms.values()]).tolist()
     _check_finite(job, step, dict(zip(terms, values, strict=True)))
@@ -134,8 +141,9 @@ def _batches(job: Job) -> Iterator[tuple[int, int, Tensor]]:
             yield step, epoch, batch
 
 
-def _count_steps(job: Job) -> int:
-    steps = 0
+def _last_steps(job: Job) -> list[int]:
+    """The last step of each epoch, counted from 1."""
+    steps, ends = 0, []
     for epoch in range(1, job.params.epochs + 1):
         count = len(epoch_rows(job.data.levels, epoch, job.params.curriculum))
         if not count:
@@ -143,7 +151,8 @@ def _count_steps(job: Job) -> int:
                 f"{job.name}: the curriculum leaves epoch {epoch} without pairs: change bucket_difficulty.values"
             )
         steps += math.ceil(count / job.params.batch_size)
-    return steps
+        ends.append(steps)
+    return ends
 
 
 def _generator(job: Job, *names: str) -> torch.Generator:

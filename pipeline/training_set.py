@@ -1,7 +1,8 @@
 """The training pairs in memory: tokens, decoded images, frozen references, targets, difficulty; and a batch of them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from pipeline.defences.protocol import Batch
+from pipeline.defences.protocol import Batch, Frozen, Reference
 from pipeline.errors import NearsafeError, TableError
 from pipeline.images import decode_image
 from pipeline.models.adapters import features
@@ -19,6 +20,8 @@ from pipeline.shards import iterate_output
 from pipeline.tables import check_references, read_output
 from pipeline.vectors import read_vectors
 
+_EMBEDDINGS = tuple(field.name for field in fields(Batch) if field.type is Tensor)
+
 
 @dataclass(frozen=True)
 class TrainingSet:
@@ -26,7 +29,8 @@ class TrainingSet:
 
     `captions` holds C captions as tokens, `images` I images (I, 3, S, S) uint8, decoded and resized, all in memory:
     I * 3 * S * S bytes, so 12 kB an image at 64 pixels and 150 kB at 224. `text_refs` (C, D) and `image_refs` (I, D)
-    are float32 rows of the undefended model's embeddings. `target` (P,) is the pair whose safe side is nearest.
+    are float32 rows of the undefended model's embeddings. `nearest` (P, K) are the pairs whose safe captions are
+    nearest to the unsafe one, nearest first; `category` (P,) numbers the categories in alphabetical order.
     """
 
     pair_ids: tuple[str, ...]
@@ -39,18 +43,35 @@ class TrainingSet:
     text_unsafe: Tensor
     image_safe: Tensor
     image_unsafe: Tensor
-    target: Tensor
+    nearest: Tensor
+    category: Tensor
+
+    @cached_property
+    def frozen(self) -> Frozen:
+        """The whole pool under the undefended model."""
+        return Frozen(
+            self.text_refs[self.text_safe],
+            self.text_refs[self.text_unsafe],
+            self.image_refs[self.image_safe],
+            self.image_refs[self.image_unsafe],
+            self.nearest,
+            self.category,
+        )
+
+    def on(self, device: torch.device) -> "TrainingSet":
+        """The same with the frozen embeddings on a device; tokens and images stay where they are."""
+        return replace(self, text_refs=self.text_refs.to(device), image_refs=self.image_refs.to(device))
 
     def references(self, rows: Tensor) -> dict[str, Tensor]:
         """The six frozen embeddings (B, D) of a batch, by their names in `Batch`."""
-        target = self.target[rows]
+        frozen, target = self.frozen, self.nearest[rows, 0]
         return {
-            "ref_text_safe": self.text_refs[self.text_safe[rows]],
-            "ref_text_unsafe": self.text_refs[self.text_unsafe[rows]],
-            "ref_image_safe": self.image_refs[self.image_safe[rows]],
-            "ref_image_unsafe": self.image_refs[self.image_unsafe[rows]],
-            "prox_text": self.text_refs[self.text_safe[target]],
-            "prox_image": self.image_refs[self.image_safe[target]],
+            "ref_text_safe": frozen.text_safe[rows],
+            "ref_text_unsafe": frozen.text_unsafe[rows],
+            "ref_image_safe": frozen.image_safe[rows],
+            "ref_image_unsafe": frozen.image_unsafe[rows],
+            "prox_text": frozen.text_safe[target],
+            "prox_image": frozen.image_safe[target],
         }
 
     def describe(self) -> str:
@@ -71,7 +92,7 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
     text, image = read_vectors(embeddings)
     if text.model_hash != clip.hash:
         raise NearsafeError(f"{embeddings}: made by model {text.model_hash}, the base model is {clip.hash}")
-    pairs, target = _training_pairs(world, targets)
+    pairs, nearest = _training_pairs(world, targets)
     ids = pairs.column("pair_id").to_pylist()
     captions, text_columns = _distinct(pairs, "caption_id", world)
     image_ids, image_columns = _distinct(pairs, "image_id", world)
@@ -86,25 +107,42 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
         text_unsafe=text_columns[1],
         image_safe=image_columns[0],
         image_unsafe=image_columns[1],
-        target=target,
+        nearest=nearest,
+        category=_numbers(pairs.column("category").to_pylist()),
     )
 
 
-def forward(model: nn.Module, clip: Clip, data: TrainingSet, rows: Tensor, towers: Sequence[str]) -> Batch:
-    """Embeddings of a batch of pairs: both captions in one forward of 2B, both images in one, no frozen forward."""
+def forward(
+    model: nn.Module,
+    clip: Clip,
+    data: TrainingSet,
+    rows: Tensor,
+    towers: Sequence[str],
+    own: Mapping[str, Tensor] | None = None,
+    reference: Reference = "frozen",
+) -> Batch:
+    """Embeddings of a batch of pairs: both captions in one forward of 2B, both images in one, no frozen forward.
+
+    `own` holds the defence's own tables (P, D). `reference` "live" replaces the safe and unsafe references by a second
+    forward of `model` itself, without gradient, in the mode it is in: its adapters and its dropout included.
+    """
     device = clip.model.device
-    found = {name: vectors.to(device, non_blocking=True) for name, vectors in data.references(rows).items()}
+    found = data.references(rows)
     columns: dict[str, tuple[Tensor, Tensor, str, Callable[[Tensor], Tensor]]] = {
         "text": (data.text_safe, data.text_unsafe, "text", lambda index: _text(model, data.captions, index, device)),
         "image": (data.image_safe, data.image_unsafe, "vision", lambda index: _image(model, clip, data.images, index)),
     }
     for name, (safe, unsafe, tower, encode) in columns.items():
         if tower in towers:
-            encoded = encode(torch.cat([safe[rows], unsafe[rows]])).float()
-            found[f"{name}_safe"], found[f"{name}_unsafe"] = encoded.chunk(2)
+            both = torch.cat([safe[rows], unsafe[rows]])
+            found[f"{name}_safe"], found[f"{name}_unsafe"] = encode(both).float().chunk(2)
+            if reference == "live":
+                with torch.no_grad():
+                    found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"] = encode(both).float().chunk(2)
         else:
             found[f"{name}_safe"], found[f"{name}_unsafe"] = found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"]
-    return Batch(**{field.name: found[field.name] for field in fields(Batch)})
+    mine = {name: table[rows] for name, table in (own or {}).items()}
+    return Batch(**{name: found[name] for name in _EMBEDDINGS}, own=mine, frozen=data.frozen)
 
 
 def _text(model: nn.Module, captions: Tokens, index: Tensor, device: torch.device) -> Tensor:
@@ -116,15 +154,24 @@ def _image(model: nn.Module, clip: Clip, images: Tensor, index: Tensor) -> Tenso
 
 
 def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:
-    """Pairs that have a rank-0 target, sorted by id, and the row of each one's target."""
-    found = read_output(targets, "targets")
-    found = found.filter(pc.equal(found.column("rank"), 0)).sort_by("pair_id")
+    """Pairs that have targets, sorted by id, and the rows (P, K) of each one's targets, nearest first."""
+    found = read_output(targets, "targets").sort_by([("pair_id", "ascending"), ("rank", "ascending")])
     pairs = read_output(world, "pairs")
     check_references(found, "pair_id", pairs.column("pair_id"), targets, f"the pairs of {world}")
     pairs = pairs.filter(pc.is_in(pairs.column("pair_id"), found.column("pair_id").combine_chunks())).sort_by("pair_id")
     check_references(found, "target_pair_id", pairs.column("pair_id"), targets, "the training pairs")
     row = {pair: i for i, pair in enumerate(pairs.column("pair_id").to_pylist())}
-    return pairs, torch.tensor([row[pair] for pair in found.column("target_pair_id").to_pylist()])
+    rows = torch.tensor([row[pair] for pair in found.column("target_pair_id").to_pylist()])
+    k = pc.max(found.column("rank")).as_py() + 1
+    if found.column("rank").to_pylist() != list(range(k)) * len(row):
+        raise TableError(f"{targets}: column 'rank': not the ranks 0 to {k - 1} for every pair")
+    return pairs, rows.reshape(len(row), k)
+
+
+def _numbers(names: Sequence[str]) -> Tensor:
+    """Each name's place among the distinct names in alphabetical order."""
+    place = {name: i for i, name in enumerate(sorted(set(names)))}
+    return torch.tensor([place[name] for name in names])
 
 
 def _levels(ids: Sequence[str], buckets: Path) -> np.ndarray:

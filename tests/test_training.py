@@ -12,6 +12,7 @@ import torch
 from pipeline import training
 from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
+from pipeline.metrics.drift import tower_sizes, weight_drift
 from pipeline.models.adapters import attach, trainable
 from pipeline.models.clip import encode_images, encode_texts, load_clip
 from pipeline.train_defence import read_train_params
@@ -66,7 +67,7 @@ def test_the_training_set_is_what_the_tables_say(made, data):
         torch.testing.assert_close(live, getattr(batch, f"ref_{side}"), atol=1e-5, rtol=1e-4)
     # The target is the brute-force nearest safe caption, and the image is the one paired with it.
     expected = (batch.ref_text_unsafe @ batch.ref_text_safe.T).argmax(1)
-    assert torch.equal(data.target, expected)
+    assert torch.equal(data.nearest[:, 0], expected) and data.nearest.shape == (12, 2)
     assert torch.equal(batch.prox_text, batch.ref_text_safe[expected])
     assert torch.equal(batch.prox_image, batch.ref_image_safe[expected])
     assert "12 training pairs, 24 captions, 24 images 3x16x16 uint8 in memory" in data.describe()
@@ -100,6 +101,40 @@ def test_every_term_trains_the_adapters_of_the_tower_it_names_and_nothing_else(m
         tower = {"text": "text_model", "image": "vision_model"}[term.split("_")[0]]
         expected = {name for name in trainable(adapted) if f".{tower}." in name}
         assert reached == expected and all("lora_" in name for name in reached)
+
+
+def test_the_aliased_reference_is_the_model_itself_and_drifts_with_it(made, job, data):
+    """safe_clip.md sections 4.1 and 6.1: the reference equals the trainable output, but for dropout."""
+    clip, task = load_clip(made / "clip"), job("safe_clip")
+    aliased = replace(task.defence, params=replace(task.defence.params, variant="aliased"))
+    assert (aliased.reference, task.defence.reference) == ("live", "frozen")
+    adapted = attach(clip.model, task.params.lora, torch.Generator().manual_seed(0), aliased.towers)
+    for name, parameter in trainable(adapted).items():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    rows = torch.arange(12)
+    adapted.eval()
+    batch = forward(adapted, clip, data, rows, aliased.towers, reference="live")
+    assert torch.equal(batch.text_safe, batch.ref_text_safe) and torch.equal(batch.image_safe, batch.ref_image_safe)
+    assert not batch.ref_text_safe.requires_grad and batch.text_safe.requires_grad
+    frozen = torch.nn.functional.cosine_similarity(batch.ref_text_safe, data.frozen.text_safe)
+    assert (frozen < 0.99).any(), "the alias left the pre-trained model"
+    assert aliased.terms(batch)["text_preserve_uni"][1].item() == pytest.approx(0, abs=1e-6)
+    adapted.train()
+    noisy = forward(adapted, clip, data, rows, aliased.towers, reference="live")
+    assert aliased.terms(noisy)["text_preserve_uni"][1].item() > 1e-4, "preservation 1 is dropout noise"
+
+
+def test_drift_of_every_epoch_ends_at_the_drift_of_the_merged_weights(made, job, tmp_path):
+    base = load_clip(made / "clip").model
+    model, log = train(job(), load_clip(made / "clip"), tmp_path / "state", lambda line: None)
+    rows = log.drift_rows("safer_clip", 0, tower_sizes(model))
+    assert [(row["epoch"], row["tower"]) for row in rows] == [(e, t) for e in range(4) for t in ("text", "vision")]
+    assert all(row["l2"] == 0 for row in rows if row["epoch"] == 0)
+    for row in rows[-2:]:
+        expected = weight_drift(model, base, row["tower"])
+        assert row["l2"] == pytest.approx(expected.l2, rel=1e-4) and row["parameters"] == expected.parameters
+        assert row["rms"] == pytest.approx(expected.rms, rel=1e-4)
 
 
 @pytest.mark.parametrize("defence", ["safe_clip", "safer_clip"])

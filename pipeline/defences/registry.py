@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML, YAMLError
+from torch import Tensor
+
 import pipeline.defences
-from pipeline.defences.protocol import Batch, Kind, Terms
+from pipeline.defences.protocol import Batch, Frozen, Kind, Reference, Terms
 from pipeline.errors import NearsafeError
 from pipeline.params import build, load
 
+DEFAULT_SECTION = "defences"
 _SHARED = frozenset({"protocol", "losses", "registry"})
 
 
@@ -29,6 +33,17 @@ class Defence:
     """Training knobs that this entry overrides."""
     _terms: Callable[[Batch, Any], Terms] | None = None
     _callbacks: Callable[[Any], Sequence[Any]] | None = None
+    _reference: Callable[[Any], Reference] | None = None
+    _targets: Callable[[Frozen, Any], dict[str, Tensor]] | None = None
+
+    @property
+    def reference(self) -> Reference:
+        """What the batches' `ref_*` are."""
+        return self._reference(self.params) if self._reference else "frozen"
+
+    def targets(self, frozen: Frozen) -> dict[str, Tensor]:
+        """The method's own tables (P, D), made once before training; none for most."""
+        return self._targets(frozen, self.params) if self._targets else {}
 
     def terms(self, batch: Batch) -> Terms:
         """Name to (weight, scalar) of every loss term."""
@@ -44,21 +59,51 @@ def methods() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(pipeline.defences.__path__) if m.name not in _SHARED)
 
 
-def read_defence(params: Path, name: str) -> Defence:
-    """The defence `name` of a parameter file. Raises NearsafeError listing the known names for an unknown one."""
-    entries = load(params).get("defences")
+def read_defence(
+    params: Path,
+    name: str,
+    section: str = DEFAULT_SECTION,
+    changes: Sequence[str] = (),
+    label: str | None = None,
+) -> Defence:
+    """The defence `name` of a section of a parameter file, known as `label` in the rows it leaves (default: its name).
+
+    `changes` ("redirection=0.5", "train.lr=1e-3"; values are YAML) are laid over the entry: one point of a sweep.
+    Raises NearsafeError listing the known names for an unknown one, and for a change that is no key=value.
+    """
+    entries = load(params).get(section)
     if not isinstance(entries, Mapping) or name not in entries:
         known = ", ".join(map(str, entries)) if isinstance(entries, Mapping) else "none"
-        raise NearsafeError(f"{params}: unknown defence {name!r}; known: {known}")
-    where = f"{params}: defences.{name}"
+        raise NearsafeError(f"{params}: {section}: unknown defence {name!r}; known: {known}")
+    where = f"{params}: {section}.{name}"
     entry = entries[name]
     if not isinstance(entry, Mapping) or not isinstance(entry.get("method"), str):
         raise NearsafeError(f"{where}.method: missing; expected one of {', '.join(methods())}")
+    for change in changes:
+        entry = _changed(entry, change, where)
     train = entry.get("train") or {}
     if not isinstance(train, Mapping):
         raise NearsafeError(f"{where}.train: expected a mapping, got {train!r}")
     own = {key: value for key, value in entry.items() if key not in ("method", "train")}
-    return make_defence(name, entry["method"], own, train, where)
+    return make_defence(label or name, entry["method"], own, train, where)
+
+
+def _changed(entry: Mapping[str, Any], change: str, where: str) -> dict[str, Any]:
+    """A copy of an entry with one "dotted.key=value" set."""
+    key, found, text = change.partition("=")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise NearsafeError(f"{where}: cannot set {change!r}: not valid YAML") from error
+    if not key or not found:
+        raise NearsafeError(f"{where}: cannot set {change!r}: expected key=value")
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {**entry, first: value}
+    below = entry.get(first) or {}
+    if not isinstance(below, Mapping):
+        raise NearsafeError(f"{where}.{first}: cannot set {change!r}: not a section")
+    return {**entry, first: _changed(below, f"{rest}={text}", f"{where}.{first}")}
 
 
 def make_defence(
@@ -83,4 +128,6 @@ def make_defence(
         train or {},
         getattr(module, "terms", None),
         getattr(module, "callbacks", None),
+        getattr(module, "reference", None),
+        getattr(module, "targets", None),
     )

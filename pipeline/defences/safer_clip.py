@@ -18,11 +18,15 @@ KIND: Kind = "trained"
 
 @dataclass(frozen=True)
 class Params:
-    """Loss weights (all 1, or Safe-CLIP's lambdas term by term), scale in the relative loss (1: raw cosines)."""
+    """Loss weights (all 1, or Safe-CLIP's lambdas term by term), scale in the relative loss (1: raw cosines).
+
+    `redirection` multiplies the four redirection weights.
+    """
 
     weights: Weights
     rel_scale: float = 1.0
     nce_scale: float = 100.0
+    redirection: float = 1.0
     proximity: bool = True
     """False aligns with the given pair instead of the nearest safe one: Eqs. 3-4, the paper's first ablation."""
 
@@ -51,4 +55,5 @@ def terms(batch: Batch, params: Params) -> Terms:
         "image_preserve_cross": info_nce(batch.image_safe, batch.ref_text_safe, nce),
         "image_redirect_cross": relative_redirection(batch.image_unsafe, batch.ref_text_unsafe, text, rel),
     }
-    return {name: (getattr(params.weights, name), loss) for name, loss in losses.items()}
+    weights = params.weights.redirecting(params.redirection)
+    return {name: (getattr(weights, name), loss) for name, loss in losses.items()}

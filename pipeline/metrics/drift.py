@@ -34,6 +34,11 @@ def weight_drift(model: CLIPModel, base: CLIPModel, tower: Tower) -> WeightDrift
     return WeightDrift(squares**0.5, (squares / count) ** 0.5, count)
 
 
+def tower_sizes(model: CLIPModel) -> dict[str, int]:
+    """Number of parameters of each tower, its projection included."""
+    return {tower: sum(p.numel() for p in _parameters(model, tower).values()) for tower in _PREFIXES}
+
+
 def embedding_shift(embeddings: Tensor, base: Tensor) -> Tensor:
     """1 - cosine, (N,) float64, of each item's embedding (N, D) under the defended and the undefended model."""
     if embeddings.shape != base.shape or embeddings.ndim != 2:

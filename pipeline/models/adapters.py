@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import CLIPModel
 
@@ -13,6 +14,7 @@ from pipeline.errors import NearsafeError
 from pipeline.models.quiet import quiet
 
 Tower = Literal["text", "vision"]
+TOWERS: tuple[Tower, ...] = ("text", "vision")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,18 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 def merge(adapted: PeftModel) -> CLIPModel:
     """The plain model with the adapters added into its weights, in evaluation mode. The adapted model is used up."""
     return adapted.merge_and_unload().eval()
+
+
+@torch.no_grad()
+def drift(adapted: PeftModel, tower: Tower) -> float:
+    """Euclidean length of what merging would add to the weights of one tower; 0 where it has no adapter."""
+    layers = [
+        module
+        for name, module in adapted.get_base_model().named_modules()
+        if isinstance(module, LoraLayer) and name.startswith(f"{tower}_model.")
+    ]
+    squares = [(layer.get_delta_weight(layer.active_adapters[0]).double() ** 2).sum() for layer in layers]
+    return float(torch.stack(squares).sum().sqrt()) if squares else 0.0
 
 
 def features(model: nn.Module, ids: Tensor | None = None, pixel_values: Tensor | None = None) -> Tensor:

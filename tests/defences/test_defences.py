@@ -1,13 +1,13 @@
 """The defences' terms and the registry that finds them."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 
-from pipeline.defences import safe_clip, safer_clip
+from pipeline.defences import clip_safe_data, nearsafe, safe_clip, safer_clip
 from pipeline.defences.losses import cosine_distance, info_nce
-from pipeline.defences.protocol import Batch, Weights
+from pipeline.defences.protocol import Batch, Frozen, Weights
 from pipeline.defences.registry import make_defence, methods, read_defence
 from pipeline.errors import NearsafeError
 from tests.learning import save_params
@@ -19,7 +19,17 @@ ONES = Weights(*[1.0] * 8)
 @pytest.fixture
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(6)
-    return Batch(*(torch.randn(5, 8, generator=generator) for _ in fields(Batch)))
+    frozen = pool(generator)
+    own = nearsafe.targets(frozen, nearsafe.Params())
+    embeddings = (torch.randn(5, 8, generator=generator) for _ in range(10))
+    return Batch(*embeddings, own={name: table[:5] for name, table in own.items()}, frozen=frozen)
+
+
+def pool(generator: torch.Generator) -> Frozen:
+    """Seven pairs of two categories, two nearest each."""
+    unit = (torch.nn.functional.normalize(torch.randn(7, 8, generator=generator), dim=1) for _ in range(4))
+    nearest = torch.randint(0, 7, (7, 2), generator=generator)
+    return Frozen(*unit, nearest, torch.tensor([0, 1, 0, 1, 0, 1, 1]))
 
 
 def trained(batch: Batch) -> Batch:
@@ -104,6 +114,106 @@ def test_each_term_reaches_the_side_and_purpose_it_names_and_no_other(module, ba
             assert (grad is not None and grad.abs().sum() > 0) == (other == f"{tower}_{side}")
 
 
+def test_aliased_and_proximity_exclude_each_other():
+    assert safe_clip.reference(safe_clip.Params(LAMBDAS)) == "frozen"
+    with pytest.raises(ValueError, match="proximity needs the frozen reference"):
+        safe_clip.Params(LAMBDAS, variant="aliased", proximity=True)
+
+
+def test_safe_clip_with_proximity_moves_only_the_redirection_targets(batch):
+    plain = safe_clip.terms(batch, safe_clip.Params(LAMBDAS))
+    near = safe_clip.terms(batch, safe_clip.Params(LAMBDAS, proximity=True))
+    assert {name for name in plain if plain[name][1] != near[name][1]} == {n for n in plain if "redirect" in n}
+    assert near["text_redirect_uni"][1].item() == cosine_distance(batch.text_unsafe, batch.prox_text).item()
+    same = replace(batch, prox_text=batch.ref_text_safe, prox_image=batch.ref_image_safe)
+    assert total(safe_clip.terms(same, safe_clip.Params(LAMBDAS, proximity=True))) == total(plain)
+
+
+@pytest.mark.parametrize("module", [safe_clip, safer_clip])
+def test_redirection_scales_the_redirection_weights_alone(module, batch):
+    one, two = (module.terms(batch, module.Params(LAMBDAS, redirection=r)) for r in (1.0, 2.0))
+    share = {name: two[name][0] / one[name][0] for name in one}
+    redirect = {v for n, v in share.items() if "redirect" in n}
+    preserve = {v for n, v in share.items() if "preserve" in n}
+    assert all(a / b == pytest.approx(2) for a in redirect for b in preserve)
+
+
+def test_clip_safe_data_never_looks_at_unsafe_items(batch):
+    b = trained(batch)
+    total(clip_safe_data.terms(b, clip_safe_data.Params())).backward()
+    assert b.text_unsafe.grad is None and b.image_unsafe.grad is None
+    assert b.text_safe.grad.abs().sum() > 0 and b.image_safe.grad.abs().sum() > 0
+    expected = info_nce(batch.text_safe, batch.image_safe)
+    assert total(clip_safe_data.terms(batch, clip_safe_data.Params())).item() == expected.item()
+
+
+def test_removing_harm_moves_the_mean_of_a_category_to_the_safe_mean():
+    """With alpha 1, before lengths are made 1: mean(u - (mean u - mean s)) = mean s. Checked on rows written out."""
+    unsafe = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    safe = torch.tensor([[-1.0, 0.0], [0.0, -1.0], [-0.6, 0.8]])
+    category = torch.tensor([4, 4, 9])
+    moved = nearsafe.remove_harm(unsafe, safe, category, 1.0)
+    mean = safe.mean(0)
+    rows = [unsafe[0] - (unsafe[:2].mean(0) - mean), unsafe[1] - (unsafe[:2].mean(0) - mean), mean]
+    for got, row in zip(moved, rows, strict=True):
+        torch.testing.assert_close(got, row / row.norm())
+    assert torch.equal(nearsafe.remove_harm(unsafe, safe, category, 0.0), unsafe / unsafe.norm(dim=1, keepdim=True))
+
+
+def test_targets_lie_in_the_other_modality(batch):
+    """With nothing of the item's own and one neighbour the target is the neighbour's image, or caption."""
+    frozen = replace(batch.frozen, nearest=batch.frozen.nearest[:, :1])
+    found = nearsafe.targets(frozen, nearsafe.Params(own_share=0.0))
+    torch.testing.assert_close(found["of_text"], frozen.image_safe[frozen.nearest[:, 0]])
+    torch.testing.assert_close(found["of_image"], frozen.text_safe[frozen.nearest[:, 0]])
+
+
+def test_nearest_mean_weighs_by_cosine(batch):
+    frozen, cold = (
+        batch.frozen,
+        nearsafe.nearest_mean(batch.frozen.text_unsafe, batch.frozen, batch.frozen.text_safe, 1e-4),
+    )
+    cosines = torch.einsum("pd,pkd->pk", frozen.text_unsafe, frozen.text_safe[frozen.nearest])
+    best = frozen.nearest[torch.arange(7), cosines.argmax(1)]
+    torch.testing.assert_close(cold, frozen.text_safe[best])
+
+
+def test_distillation_is_zero_for_equal_similarities_and_equals_the_sum_written_out():
+    generator = torch.Generator().manual_seed(3)
+    a, b, bank = (torch.randn(n, 6, generator=generator, dtype=torch.float64) for n in (4, 4, 9))
+    assert nearsafe.distillation(a, 3 * a, bank, 10.0).item() == pytest.approx(0, abs=1e-12)
+    unit = [x / x.norm(dim=1, keepdim=True) for x in (a, b, bank)]
+    now, before = (torch.softmax(10 * x @ unit[2].T, 1) for x in unit[:2])
+    expected = (before * (before / now).log()).sum(1).mean()
+    assert nearsafe.distillation(a, b, bank, 10.0).item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+def test_the_margin_saturates():
+    """Past the margin by 2 the loss is nearly 0; at the margin ln 2 / s; before it it grows with slope 1."""
+    query = torch.tensor([[1.0, 0.0]])
+    near, far, middle = query, -query, torch.tensor([[0.0, 1.0]])
+    loss = nearsafe.margin_redirection
+    assert loss(query, far, near, 0.0, 5.0).item() == pytest.approx(0, abs=1e-4)
+    assert loss(query, middle, middle, 0.0, 5.0).item() == pytest.approx(0.6931472 / 5, rel=1e-5)
+    assert loss(query, near, far, 0.1, 5.0).item() == pytest.approx(2.1, abs=1e-4)
+    raw = safer_clip.relative_redirection(query, middle, near)
+    assert loss(query, middle, near, 0.0, 1.0).item() == pytest.approx(raw.item())
+
+
+def test_nearsafe_terms_reach_the_side_they_name_and_live_partners_get_no_gradient(batch):
+    names = nearsafe.terms(batch, nearsafe.Params())
+    assert len(names) == 12
+    for name in names:
+        b = trained(batch)
+        nearsafe.terms(b, nearsafe.Params())[name][1].backward()
+        tower, purpose = name.split("_", 1)
+        side = "safe" if purpose in ("preserve", "contrast", "distil") else "unsafe"
+        for other in ("text_safe", "text_unsafe", "image_safe", "image_unsafe"):
+            grad = getattr(b, other).grad
+            assert (grad is not None and grad.abs().sum() > 0) == (other == f"{tower}_{side}"), name
+    assert "text_distil" not in nearsafe.terms(batch, nearsafe.Params(distil=0.0))
+
+
 def test_scales_are_parameters(batch):
     plain = safer_clip.terms(batch, safer_clip.Params(ONES))
     scaled = safer_clip.terms(batch, safer_clip.Params(ONES, rel_scale=10.0, nce_scale=1.0))
@@ -137,6 +247,24 @@ def test_bad_entries_are_named(tmp_path, entry, message):
     params = save_params(tmp_path / "params.yaml", defences={"mine": entry})
     with pytest.raises(NearsafeError, match=message):
         read_defence(params, "mine")
+
+
+def test_changes_are_laid_over_an_entry_and_rows_carry_the_label(tmp_path):
+    params = save_params(tmp_path / "params.yaml")
+    changes = ["redirection=0.5", "train.lr=1e-4", "train.lora.r=7"]
+    found = read_defence(params, "safer_clip", changes=changes, label="safer_clip+half")
+    assert (found.name, found.params.redirection, found.train["lr"]) == ("safer_clip+half", 0.5, 1e-4)
+    assert found.train["curriculum"] is True and found.train["lora"] == {"r": 7}
+    for change, message in (("redirection", "expected key=value"), ("nonsense=1", "nonsense: unknown key")):
+        with pytest.raises(NearsafeError, match=message):
+            read_defence(params, "safer_clip", changes=[change])
+
+
+def test_entries_of_another_section(tmp_path):
+    params = save_params(tmp_path / "params.yaml", ablations={"mine": {"method": "original"}})
+    assert read_defence(params, "mine", "ablations").method == "original"
+    with pytest.raises(NearsafeError, match="ablations: unknown defence 'safe_clip'; known: mine"):
+        read_defence(params, "safe_clip", "ablations")
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
