@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import NearsafeError, run
-from pipeline.layout import Results
+from pipeline.layout import Data, Results
 from pipeline.params import DEFAULT_FILE, lookup
 from pipeline.results.database import catalogue, connect, query
 from pipeline.results.report import markdown
@@ -50,7 +50,8 @@ def show_views() -> None:
 
 def answer(sql: str, data: Path, params: Path, form: Literal["table", "csv", "json"]) -> None:
     """Print the rows that a SELECT over the views gives."""
-    defences = list(lookup(params, "defences")) if params.is_file() else None
+    # A study below data/studies has labels of its own, and no world.
+    defences = list(lookup(params, "defences")) if params.is_file() and Data(data).world.is_dir() else None
     database = connect(data, defences)
     found = query(database, sys.stdin.read() if sql == "-" else sql)
     header, rows = found.columns, found.rows

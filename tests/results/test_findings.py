@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.cli import main as cli
 from pipeline.errors import NearsafeError, run
 from pipeline.layout import Data, table_file
 from pipeline.metrics.intervals import wilson
@@ -152,6 +153,15 @@ def test_frontier_tables_and_picture(root: Path, capsys: pytest.CaptureFixture) 
     assert losses == {"undefended": 0, "redirection=0.5": 2, "redirection=2": 6}
     picture = np.asarray(Image.open(root / "docs/images/frontier.png"))
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 5
+
+
+def test_a_study_can_be_queried_by_its_own_labels(root: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its labels are no entries of `defences`, which hide what other runs left in `data`."""
+    data = Data(root / "data/studies/frontier")
+    frontier(data, "nearsafe+redirection=2", 97, 60)
+    (root / "params.yaml").write_text("defences: {original: {method: original}}")
+    cli(["query", "SELECT DISTINCT defence FROM scores", "--data", str(data.root), "--params", f"{root}/params.yaml"])
+    assert "nearsafe+redirection=2" in capsys.readouterr().out
 
 
 def test_a_study_that_has_not_run_leaves_the_page_and_says_so(root: Path, capsys: pytest.CaptureFixture) -> None:
