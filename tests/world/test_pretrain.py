@@ -16,7 +16,7 @@ from pipeline.world.pretrain.loop import fit
 from pipeline.world.pretrain.muon import orthogonalise
 from pipeline.world.scenes import held_out
 
-TINY = Recipe(clip=3, detector=3, vae=3, unet=3, corpus={"base": 500, "shifted": 500})
+TINY = Recipe(clip=3, detector=3, vae=3, unet=3, llava=3, text_detector=3, corpus={"base": 500, "shifted": 500})
 
 
 @pytest.fixture(scope="module")
