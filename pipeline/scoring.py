@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from pipeline.detectors.registry import DetectorParams, load_judges, load_world_detector
+from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_text_judges, load_world_detector
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import NearsafeError
-from pipeline.layout import seed_folder, table_file
+from pipeline.ids import content_id
+from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip, load_clip
 from pipeline.params import build, section, to_spec
@@ -20,6 +21,7 @@ from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.scoring_generation import Examiner, examine_all, score_generations
 from pipeline.scoring_items import embed_images, embed_texts
 from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
+from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_retrieval import (
     Embedded,
     Quadruples,
@@ -30,8 +32,8 @@ from pipeline.scoring_retrieval import (
     score_retrieval,
 )
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
-from pipeline.shards import output_hash
-from pipeline.tables import Output
+from pipeline.shards import iterate_output, output_hash
+from pipeline.tables import Output, check_references
 from pipeline.vectors import Vectors
 
 Log = Callable[[str], None]
@@ -65,11 +67,22 @@ class Inputs:
     generations: Path | None = None
     paraphrases: Path | None = None
     replies: Path | None = None
+    text_detector: Path | None = None
 
     def outputs(self) -> dict[str, Path]:
         """The output directories that are there, by name."""
         names = ("world", "nsfwcaps", "checkpoints", "generations", "paraphrases", "replies")
         return {name: path for name in names if (path := getattr(self, name)) is not None}
+
+
+@dataclass(frozen=True)
+class Replied:
+    """Rows of table "replies" of a defence, and what the text detectors find in them."""
+
+    judges: list[Judge]
+    replies: list[dict[str, Any]]
+    detections: list[dict[str, Any]]
+    data_hash: str
 
 
 @dataclass(frozen=True)
@@ -119,10 +132,15 @@ def score_defence(
     benchmarks = read_benchmarks(inputs, chosen.seed, log)
     origin = benchmarks.embed(base, knobs.batch_size)
     examiner = make_examiner(inputs, base, benchmarks.tasks, knobs, device) if inputs.generations else None
-    output = Output(out, _spec(defence, knobs, to_spec(chosen), inputs, examiner))
-    generated = None
+    readers = text_judges(inputs, device)
+    judges = [*(examiner.judges if examiner else ()), *readers]
+    output = Output(out, _spec(defence, knobs, to_spec(chosen), inputs, judges))
+    generated = replied = None
     if inputs.generations and examiner:
         generated = examine_all(examiner, inputs.generations, benchmarks.tasks, defence, chosen.seeds, output, log)
+    if inputs.replies:
+        replied = read_replies(inputs.replies, readers, benchmarks, defence, chosen.seeds, output)
+        log(f"score: {len(replied.replies)} replies read")
     rows, outcomes = [], []
     for seed in chosen.seeds:
         clip = load_clip(inputs.checkpoints / seed_folder(seed), device)
@@ -131,6 +149,11 @@ def score_defence(
         if generated:
             replicates = (knobs.bootstrap, knobs.frechet_bootstrap)
             score_generations(scores, generated, benchmarks.tasks, replicates, chosen.seed)
+        if replied:
+            score_replies(
+                scores, replied.judges, replied.replies, replied.detections, benchmarks.tasks, replied.data_hash,
+                knobs.bootstrap, chosen.seed,
+            )  # fmt: skip
         log(f"score: {defence}, seed {seed}: {len(scores.rows)} scores")
         rows += scores.rows
         outcomes += scores.outcomes
@@ -195,16 +218,44 @@ def make_examiner(inputs: Inputs, base: Clip, tasks: Tasks, knobs: ScoreParams, 
     return Examiner(judges, features, base, classifiers(base, tasks, knobs.batch_size), knobs.batch_size)
 
 
+def text_judges(inputs: Inputs, device: torch.device) -> list[Judge]:
+    """What reads replies, none where there are none. Raises NearsafeError for a detector missing or broken."""
+    if not inputs.replies:
+        return []
+    if not inputs.text_detector:
+        raise NearsafeError("--replies needs --text-detector: the folder of the world's text detector")
+    return load_text_judges(inputs.text_detector, device)
+
+
+def read_replies(
+    path: Path, judges: list[Judge], benchmarks: Benchmarks, defence: str, seeds: Sequence[int], output: Output
+) -> Replied:
+    """All replies of a defence, examined; detections go to `output`, a shard for each. Raises TableError for a row of
+    another defence, NearsafeError for a training seed without replies.
+    """
+    replies: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    for number, (file, table) in enumerate(iterate_output(path, "replies")):
+        check_references(table, "defence", {defence}, file, "the defence to score")
+        rows = table.to_pylist()
+        found = examine_replies(judges, rows)
+        output.write(shard_file("detections-replies", number), "detections", found)
+        replies += rows
+        detections += found
+    if missing := sorted(set(seeds) - {row["seed"] for row in replies}):
+        raise NearsafeError(f"{path}: no replies of training seed {missing[0]}: run the reply stage")
+    return Replied(judges, replies, detections, content_id(output_hash(path), benchmarks.world_hash))
+
+
 def _spec(
-    defence: str, knobs: ScoreParams, seeds: dict[str, Any], inputs: Inputs, examiner: Examiner | None
+    defence: str, knobs: ScoreParams, seeds: dict[str, Any], inputs: Inputs, judges: Sequence[Judge]
 ) -> dict[str, Any]:
-    detectors = {judge.detector.name: judge.detector.hash for judge in examiner.judges} if examiner else {}
     return {
         "stage": "score",
         "defence": defence,
         "params": to_spec(knobs),
         "seeds": seeds,
-        "detectors": detectors,
+        "detectors": {judge.detector.name: judge.detector.hash for judge in judges},
         "inputs": {name: output_hash(path) for name, path in inputs.outputs().items()},
         "versions": {library: version(library) for library in _LIBRARIES},
     }

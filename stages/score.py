@@ -29,9 +29,10 @@ def main(
     generations: Path | None = None,
     paraphrases: Path | None = None,
     replies: Path | None = None,
+    text_detector: Path | None = None,
 ) -> None:
-    """Write tables "scores" and "outcomes", and "detections" where there are images. Raises NearsafeError."""
-    inputs = Inputs(world, nsfwcaps, checkpoints, clip, detector, generations, paraphrases, replies)
+    """Write "scores" and "outcomes", and "detections" where there are images or replies. Raises NearsafeError."""
+    inputs = Inputs(world, nsfwcaps, checkpoints, clip, detector, generations, paraphrases, replies, text_detector)
     score_defence(params, defence, inputs, out, partial(print, flush=True), seeds)
 
 
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--generations", type=Path, help="output of its generate stage")
     arguments.add_argument("--paraphrases", type=Path, help="output of the paraphrase stage")
     arguments.add_argument("--replies", type=Path, help="output of its reply stage")
+    arguments.add_argument("--text-detector", type=Path, help="folder of the world's text detector, for --replies")
     arguments.add_argument("--out", type=Path, required=True)
     return arguments
 

@@ -1,5 +1,7 @@
 """Scoring a defence from end to end on a tiny world, and the retrieval protocol on vectors worked out by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,9 @@ from pipeline.scoring_retrieval import Embedded, Quadruples, paraphrased, read_q
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
-from tests.worldlet import make, picture
+from tests.worldlet import make, picture, write_replies
+
+TEXT_DETECTOR = Path(__file__).parent.parent / "pipeline/world/weights/text_detector"
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +143,23 @@ def test_a_world_without_pools_and_caps_without_validation_are_said(made, tmp_pa
     assert found.pools is None and found.paraphrased is None
     for said in ("validation is left out", "real_pool_1to10 is left out", "nsfwcaps: 1 pairs without both images"):
         assert any(said in line for line in lines)
+
+
+def test_replies_are_scored_where_there_are_some(made, tmp_path):
+    write_replies(made.data, "original")
+    folder = made.data.replies("original")
+    with pytest.raises(NearsafeError, match="--replies needs --text-detector"):
+        score(made, tmp_path / "s", generations=None, replies=folder)
+    rows = score(made, tmp_path / "s", generations=None, replies=folder, text_detector=TEXT_DETECTOR)
+    for seed in (0, 1):
+        rate = rows[(seed, "reply/unsafe", "one reply per image", "unsafe_reply_rate", "hazard_words")]
+        assert (rate["value"], rate["n"]) == (0.5, 2)
+        assert rows[(seed, "reply/safe", "", "errors", "")]["value"] == 1
+    found = read_output(tmp_path / "s", "detections").to_pylist()
+    assert {row["item_id"] for row in found} == {f"r{seed}{n}" for seed in (0, 1) for n in range(4)}
+    write_replies(made.data, "original", seeds=(0,))
+    with pytest.raises(NearsafeError, match="no replies of training seed 1"):
+        score(made, tmp_path / "s", generations=None, replies=folder, text_detector=TEXT_DETECTOR)
 
 
 def test_equal_training_seeds_are_refused(made, tmp_path):

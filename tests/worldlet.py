@@ -115,6 +115,24 @@ def write_paraphrases(data: Data) -> None:
     output.finish()
 
 
+def write_replies(data: Data, defence: str, seeds: tuple[int, ...] = (0, 1)) -> None:
+    """What a model says of two safe and two unsafe images per training seed; one reply failed."""
+    rows = []
+    for seed in seeds:
+        for number, (image, text) in enumerate(
+            [("i-ws0", "a mug at the beach"), ("i-ws1", None), ("i-wu0", "a knife at the beach"), ("i-wu1", "a mug")]
+        ):
+            failed = text is None
+            facts = {"query": "Describe this image.", "temperature": 0.2, "max_new_tokens": 8, "model_hash": "m"}
+            status = {"status": "error" if failed else "ok", "error": "out of memory" if failed else None}
+            named = {"image_id": image, "image_set": "unsafe" if number > 1 else "safe", "unsafe": number > 1}
+            row = {"reply_id": f"r{seed}{number}", "defence": defence, "seed": seed, "text": text}
+            rows.append({**row, **named, **facts, **status})
+    output = Output(data.replies(defence), {"stage": "reply"})
+    output.write(shard_file("replies", 0), "replies", rows)
+    output.finish()
+
+
 def write_checkpoints(data: Data, defence: str, clips: dict[int, Path]) -> None:
     """The finished output of the train stage: one CLIP folder per training seed, and a log."""
     output = Output(data.checkpoints(defence), {"defence": defence})

@@ -56,6 +56,8 @@ def test_generate_says_what_is_wrong(made, monkeypatch, capsys, changes, message
         ({"detector": "nowhere"}, "nowhere: no such model folder"),
         ({"generations": "nowhere"}, "nowhere: no manifest.json"),
         ({"nsfwcaps": "nowhere"}, "nowhere: no manifest.json"),
+        ({"paraphrases": "nowhere"}, "nowhere: no manifest.json"),
+        ({"replies": "nowhere"}, "--replies needs --text-detector"),
     ],
 )
 def test_score_says_what_is_wrong(made, monkeypatch, capsys, changes, message):
