@@ -109,6 +109,11 @@ def _convert_union(choices: tuple[Any, ...], value: Any, where: str, hint: Any) 
     choices = tuple(choice for choice in choices if choice is not type(None))
     if len(choices) == 1:
         return _convert(choices[0], value, where)
+    if isinstance(value, Mapping) and "kind" in value and all(map(dataclasses.is_dataclass, choices)):
+        kinds = {typing.get_args(typing.get_type_hints(choice)["kind"])[0]: choice for choice in choices}
+        if value["kind"] not in kinds:
+            raise NearsafeError(f"{where}.kind: expected one of {', '.join(kinds)}, got {value['kind']!r}")
+        return build(kinds[value["kind"]], value, where)
     for choice in choices:
         try:
             return _convert(choice, value, where)

@@ -88,3 +88,29 @@ def test_missing_key_file_section_and_broken_yaml(tmp_path: Path) -> None:
     broken.write_text("train: {}\nscore: {}\n")
     with pytest.raises(NearsafeError, match="no section 'trian': top level has train, score"):
         section(f"{broken}:trian", Lora)
+
+
+@dataclass(frozen=True)
+class Near:
+    kind: Literal["near"] = "near"
+
+
+@dataclass(frozen=True)
+class Far:
+    folder: Path
+    kind: Literal["far"] = "far"
+
+
+@dataclass(frozen=True)
+class Choice:
+    source: Near | Far
+
+
+def test_a_choice_between_dataclasses_goes_by_its_kind(tmp_path: Path) -> None:
+    assert build(Choice, {"source": {"kind": "far", "folder": "x"}}, "p") == Choice(Far(Path("x")))
+    for value, message in (
+        ({"kind": "far"}, r"p\.source\.folder: missing"),
+        ({"kind": "nowhere"}, r"p\.source\.kind: expected one of near, far, got 'nowhere'"),
+    ):
+        with pytest.raises(NearsafeError, match=message):
+            build(Choice, {"source": value}, "p")

@@ -6,8 +6,9 @@ embeds they still find each other (docs/findings.md). Five ideas, each switchabl
 - **Crossed targets.** An unsafe caption goes to where a safe *image* is, an unsafe image to where a safe *caption* is.
   Text and image embeddings of CLIP lie apart, so the two partners part, and each lands beside safe items of the
   modality it asks for.
-- **Harm removal.** The target keeps the scene: the item's own frozen embedding (of the other modality) minus `alpha`
-  times the mean difference between its category and the safe pool, mixed with the mean of its k nearest safe items.
+- **Harm removal.** The target keeps the scene: the partner's frozen embedding minus `alpha` times the mean difference
+  between its kind of harm and the safe pool, mixed (where asked) with the mean of its k nearest safe items. Kinds of
+  harm are found by k-means on what sets an unsafe item off from its nearest safe ones, so that no labels are needed.
 - **Frozen and live negatives.** A relative loss with a margin that saturates turns the item away from its partner as
   the undefended model has it (an index built before), and as the current model has it (an index built after).
 - **Similarities are kept, not only places.** Besides 1 - cosine and InfoNCE, safe items keep their softmax over the
@@ -18,8 +19,10 @@ Chosen on the validation split alone, never on the benchmark that reports.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from pipeline.defences.losses import cosine, cosine_distance, info_nce
@@ -33,7 +36,9 @@ class Params:
     """Weights of the terms (0 leaves one out), and the shape of targets and margins.
 
     `redirection` multiplies `cross`, `frozen_negative` and `live_negative`. `sharpness` s and the margins m: the
-    relative loss is softplus(s (difference + m)) / s, nearly flat once the difference is below -m.
+    relative loss is softplus(s (difference + m)) / s, nearly flat once the difference is below -m. `clusters`: kinds of
+    harm, 0 for the given categories. `own_share`: how much of a target is the partner without its harm; the rest is
+    the mean of the nearest safe items, weighted by softmax(cosine / `temperature`).
     """
 
     preserve: float = 1.0
@@ -47,8 +52,9 @@ class Params:
     sharpness: float = 5.0
     frozen_margin: float = 0.1
     live_margin: float = 0.2
-    alpha: float = 2.2
-    own_share: float = 0.5
+    clusters: int = 16
+    alpha: float = 1.5
+    own_share: float = 1.0
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
@@ -71,11 +77,11 @@ def distillation(current: Tensor, original: Tensor, bank: Tensor, scale: float) 
     return F.kl_div(now.log_softmax(-1), before.softmax(-1), reduction="batchmean")
 
 
-def remove_harm(unsafe: Tensor, safe: Tensor, category: Tensor, alpha: float) -> Tensor:
-    """Unsafe embeddings (P, D) less `alpha` times their category's mean difference to the safe ones, of length 1."""
+def remove_harm(unsafe: Tensor, safe: Tensor, kind: Tensor, alpha: float) -> Tensor:
+    """Unsafe embeddings (P, D) less `alpha` times their kind's (P,) mean difference to the safe ones; of length 1."""
     moved = torch.empty_like(unsafe)
-    for number in category.unique().tolist():
-        rows = category == number
+    for number in kind.unique().tolist():
+        rows = kind == number
         moved[rows] = unsafe[rows] - alpha * (unsafe[rows].mean(0) - safe.mean(0))
     return F.normalize(moved, dim=-1)
 
@@ -87,14 +93,29 @@ def nearest_mean(unsafe_text: Tensor, frozen: Frozen, safe: Tensor, temperature:
     return F.normalize(torch.einsum("pk,pkd->pd", weights, safe[frozen.nearest]), dim=-1)
 
 
+def kinds_of_harm(frozen: Frozen, clusters: int, temperature: float) -> Tensor:
+    """A number (P,) for each pair: its cluster (k-means++, a fixed seed) by the difference, in both modalities, between
+    the unsafe item and the mean of its nearest safe ones. With 0 clusters, the given categories."""
+    if not clusters:
+        return frozen.category
+    apart = [
+        F.normalize(unsafe - nearest_mean(frozen.text_unsafe, frozen, safe, temperature), dim=-1)
+        for unsafe, safe in ((frozen.text_unsafe, frozen.text_safe), (frozen.image_unsafe, frozen.image_safe))
+    ]
+    points = torch.cat(apart, dim=1).double().cpu().numpy()
+    count = min(clusters, len(points))
+    _, found = kmeans2(points, count, iter=50, minit="++", missing="warn", seed=np.random.default_rng(0))
+    return torch.from_numpy(found).long()
+
+
 def targets(frozen: Frozen, params: Params) -> dict[str, Tensor]:
     """Where unsafe items go, (P, D) each: `of_text` lies among images, `of_image` among captions."""
-    found = {}
+    found, kind = {}, kinds_of_harm(frozen, params.clusters, params.temperature)
     for name, unsafe, safe in (
         ("of_text", frozen.image_unsafe, frozen.image_safe),
         ("of_image", frozen.text_unsafe, frozen.text_safe),
     ):
-        own = remove_harm(unsafe, safe, frozen.category, params.alpha)
+        own = remove_harm(unsafe, safe, kind, params.alpha)
         near = nearest_mean(frozen.text_unsafe, frozen, safe, params.temperature)
         found[name] = F.normalize(params.own_share * own + (1 - params.own_share) * near, dim=-1)
     return found

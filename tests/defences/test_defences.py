@@ -160,6 +160,19 @@ def test_removing_harm_moves_the_mean_of_a_category_to_the_safe_mean():
     assert torch.equal(nearsafe.remove_harm(unsafe, safe, category, 0.0), unsafe / unsafe.norm(dim=1, keepdim=True))
 
 
+def test_kinds_of_harm_are_found_without_labels():
+    """Two kinds of harm, each one direction added to safe embeddings: the clusters are the kinds."""
+    generator = torch.Generator().manual_seed(1)
+    safe = torch.nn.functional.normalize(torch.randn(40, 32, generator=generator), dim=1)
+    kind = torch.arange(40) % 2
+    harm = torch.eye(32)[:2][kind] * 2
+    unsafe = torch.nn.functional.normalize(safe + harm, dim=1)
+    frozen = Frozen(safe, unsafe, safe, unsafe, torch.arange(40)[:, None], torch.zeros(40, dtype=torch.int64))
+    found = nearsafe.kinds_of_harm(frozen, 2, 0.05)
+    assert torch.equal(found, kind) or torch.equal(found, 1 - kind)
+    assert torch.equal(nearsafe.kinds_of_harm(frozen, 0, 0.05), frozen.category)
+
+
 def test_targets_lie_in_the_other_modality(batch):
     """With nothing of the item's own and one neighbour the target is the neighbour's image, or caption."""
     frozen = replace(batch.frozen, nearest=batch.frozen.nearest[:, :1])
