@@ -1,6 +1,6 @@
-"""Which first-party files does a stage import? DVC does not follow imports, so dvc.yaml must list them.
+"""Which first-party files does a stage import? DVC does not follow imports, so every dvc.yaml must list them.
 
-python -m tests.import_closure            print the Python files that each stage of dvc.yaml must list
+python -m tests.import_closure            print the Python files that each stage of GRAPHS must list
 python -m tests.import_closure --write    rewrite the Python entries of every stage's deps to match
 """
 
@@ -15,10 +15,14 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "stages")
+# The pipeline, and the studies, which plain `dvc repro` does not run.
+GRAPHS = ("dvc.yaml", "studies/dvc.yaml")
 # Modules below pipeline/defences/ are loaded by the name in params.yaml: a stage that imports the loader depends on
 # the one module of its own defence, and on what such a module is allowed to import: these.
 LOADER = "pipeline/defences/registry.py"
 DYNAMIC = "pipeline/defences/${item.method}.py"
+# In a matrix an item is a name, not an entry: a defence that is swept is named as its module.
+DYNAMIC_IN_MATRIX = "pipeline/defences/${item.defence}.py"
 DEFENCE_MAY_IMPORT = {
     "pipeline/defences/losses.py",
     "pipeline/defences/protocol.py",
@@ -77,7 +81,10 @@ def expected(stage: dict[str, Any], root: Path = ROOT) -> list[str]:
     """Python files that the stage must list, the stage's own first."""
     own = stage_module(stage, root)
     first = own.relative_to(root).as_posix()
-    return [first, *sorted(closure(own, root) - {first})]
+    files = closure(own, root) - {first}
+    if "matrix" in stage and DYNAMIC in files:
+        files = files - {DYNAMIC} | {DYNAMIC_IN_MATRIX}
+    return [first, *sorted(files)]
 
 
 def listed(stage: dict[str, Any]) -> list[str]:
@@ -86,11 +93,17 @@ def listed(stage: dict[str, Any]) -> list[str]:
 
 
 def main(write: bool) -> None:
-    """Print the expected files of each stage, or write them into dvc.yaml (comments and order kept)."""
+    """Print the expected files of each stage of every graph, or write them there (comments and order kept)."""
+    for graph in GRAPHS:
+        if (ROOT / graph).is_file():
+            mend(ROOT / graph, write)
+
+
+def mend(file: Path, write: bool) -> None:
+    """Print the expected files of each stage of one graph, or write them into it."""
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 118, True
     yaml.indent(mapping=2, sequence=4, offset=2)
-    file = ROOT / "dvc.yaml"
     document = yaml.load(file.read_text(encoding="utf-8"))
     for name, stage in document["stages"].items():
         if not stage_module(stage).is_file():
@@ -98,7 +111,7 @@ def main(write: bool) -> None:
             continue
         files = expected(stage)
         if not write:
-            print(f"{name}:", *files, sep="\n  - ")
+            print(f"{file.relative_to(ROOT)}:{name}:", *files, sep="\n  - ")
             continue
         deps = stage.get("do", stage)["deps"]
         deps[:] = [*files, *(dep for dep in deps if not str(dep).endswith(".py"))]
@@ -110,5 +123,5 @@ def main(write: bool) -> None:
 
 if __name__ == "__main__":
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--write", action="store_true", help="rewrite dvc.yaml")
+    arguments.add_argument("--write", action="store_true", help="rewrite the graphs")
     main(**vars(arguments.parse_args()))

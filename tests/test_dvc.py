@@ -1,8 +1,8 @@
-"""dvc.yaml: its deps are the import closure, and DVC runs exactly what a change concerns."""
+"""dvc.yaml and studies/dvc.yaml: deps are the import closure, and DVC runs exactly what a change concerns."""
 
 import importlib
+import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from tests.import_closure import (
     DEFENCE_MAY_IMPORT,
+    GRAPHS,
     PACKAGES,
     ROOT,
     closure,
@@ -21,30 +22,43 @@ from tests.import_closure import (
     stage_module,
 )
 
-STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+GRAPH = {graph: YAML(typ="safe").load((ROOT / graph).read_text())["stages"] for graph in GRAPHS}
+STAGES = GRAPH["dvc.yaml"]
+ALL = [pytest.param(graph, name, id=f"{graph}:{name}") for graph, stages in GRAPH.items() for name in stages]
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_deps_are_the_import_closure(name: str) -> None:
-    stage = STAGES[name]
+@pytest.mark.parametrize(("graph", "name"), ALL)
+def test_deps_are_the_import_closure(graph: str, name: str) -> None:
+    stage = GRAPH[graph][name]
     want, have = expected(stage), listed(stage)
     missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
     assert not missing and not extra, (
-        f"dvc.yaml, stage {name}: missing {missing}, not imported {extra}; "
+        f"{graph}, stage {name}: missing {missing}, not imported {extra}; "
         "`python -m tests.import_closure --write` mends it"
     )
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_stage_is_described_and_other_deps_exist(name: str) -> None:
-    stage = STAGES[name].get("do", STAGES[name])
+@pytest.mark.parametrize(("graph", "name"), ALL)
+def test_stage_is_described_and_other_deps_exist(graph: str, name: str) -> None:
+    stage = GRAPH[graph][name].get("do", GRAPH[graph][name])
     assert stage["desc"]
     for dep in map(str, stage["deps"]):
         if not dep.startswith("data/") and "${" not in dep:
             assert (ROOT / dep).exists(), dep
-    assert f"stages.{name} " in stage["cmd"], "a stage is named as its module"
     assert stage_module(stage).is_file()
+    if graph == "dvc.yaml":
+        assert f"stages.{name} " in stage["cmd"], "a stage is named as its module"
+    else:
+        assert stage["wdir"] == "..", "paths are those of the repository"
+        assert re.fullmatch(rf"(ablation|frontier)_{stage_module(stage).stem}(_original)?", name), "study and module"
+
+
+def test_a_swept_defence_is_named_as_its_module() -> None:
+    """In a matrix DVC cannot look up the entry behind a name, so the dep is made of the name."""
+    assert [PARAMS["defences"][name]["method"] for name in PARAMS["frontier"]["defences"]] == list(
+        PARAMS["frontier"]["defences"]
+    )
 
 
 def test_package_inits_are_empty() -> None:
@@ -93,31 +107,45 @@ from pathlib import Path
 command, out = sys.argv[1:], Path(sys.argv[sys.argv.index("--out") + 1])
 with open("ran.log", "a") as log:
     key = command[command.index("--defence") + 1] if "--defence" in command else ""
-    log.write(command[0].removeprefix("stages.") + (f"@{key}" if key else "") + "\\n")
+    name = command[0].removeprefix("stages.") + (f"@{key}" if key else "")
+    log.write((out.as_posix() if "studies" in out.parts or "findings" in out.parts else name) + "\\n")
 last = ["metrics.json", "table.md", "generations.png", "plots/x.csv"]
 for name in last if out.name == "results" else ["table.parquet"]:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_text('"' + uuid.uuid4().hex + '"')
+if out.as_posix() == "results/findings/frontier":
+    Path("docs/images").mkdir(parents=True, exist_ok=True)
+    Path("docs/images/frontier.png").write_text(uuid.uuid4().hex)
 """
+VARIANTS, SETTINGS = 2, 1  # of the studies (and one defence of the sweep), so that the test is quick
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real graph in a directory of its own; every command writes a new random output in a moment."""
+    """The real graphs in a directory of their own; every command writes a new random output in a moment."""
     root = tmp_path_factory.mktemp("graph")
-    text = (ROOT / "dvc.yaml").read_text().replace("python -m stages.", f"{sys.executable} fake.py stages.")
-    (root / "dvc.yaml").write_text(text)
-    shutil.copy(ROOT / "params.yaml", root)
+    yaml = YAML()
+    params = yaml.load((ROOT / "params.yaml").read_text())
+    params["ablations"] = dict(list(PARAMS["ablations"].items())[:VARIANTS])
+    params["frontier"]["settings"] = PARAMS["frontier"]["settings"][:SETTINGS]
+    params["frontier"]["defences"] = PARAMS["frontier"]["defences"][:1]
+    with (root / "params.yaml").open("w") as file:
+        yaml.dump(params, file)
     (root / "fake.py").write_text(FAKE)
     models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
-    methods = [entry["method"] for entry in PARAMS["defences"].values()]
-    for stage in STAGES.values():
-        for dep in map(str, stage.get("do", stage)["deps"]):
-            for path in [dep.replace("${item.method}", method) for method in methods]:
-                file = root / models.get(path, path)
-                if not path.startswith("data/"):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.touch()
+    entries = [*PARAMS["defences"].values(), *PARAMS["ablations"].values()]
+    methods = sorted({entry["method"] for entry in entries})
+    for graph, stages in GRAPH.items():
+        text = (ROOT / graph).read_text().replace("python -m stages.", f"{sys.executable} fake.py stages.")
+        (root / graph).parent.mkdir(exist_ok=True)
+        (root / graph).write_text(text)
+        for stage in stages.values():
+            for dep in map(str, stage.get("do", stage)["deps"]):
+                for path in {re.sub(r"\$\{item\.(method|defence)\}", method, dep) for method in methods}:
+                    file = root / models.get(path, path)
+                    if not path.startswith("data/"):
+                        file.parent.mkdir(parents=True, exist_ok=True)
+                        file.touch()
     dvc(root, "init", "--no-scm", "-q")
     for option in ("analytics", "check_update"):
         dvc(root, "config", f"core.{option}", "false")
@@ -131,10 +159,10 @@ def dvc(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def ran(root: Path) -> set[str]:
-    """Reproduce, and return the stages whose command really ran."""
+def ran(root: Path, *targets: str) -> set[str]:
+    """Reproduce, and return the stages whose command really ran (of a study: what they wrote)."""
     (root / "ran.log").write_text("")
-    dvc(root, "repro")
+    dvc(root, "repro", *targets)
     return set((root / "ran.log").read_text().split())
 
 
@@ -156,26 +184,51 @@ def of(defences: list[str], *stages: str) -> set[str]:
 
 def test_repro_runs_everything_then_nothing_then_what_a_change_concerns(repository: Path) -> None:
     defences = list(PARAMS["defences"])
-    everything = {name for name in STAGES if "foreach" not in STAGES[name]} | of(defences, "train", "generate", "score")
+    fanned = [name for name in STAGES if "foreach" in STAGES[name]]
+    everything = (set(STAGES) - set(fanned)) | of(defences, *fanned)
     assert ran(repository) == everything
     assert ran(repository) == set()
     change(repository, "defences", "safer_clip", "probe", value=1)
-    assert ran(repository) == {*of(["safer_clip"], "train", "generate", "score"), "results"}
+    assert ran(repository) == {*of(["safer_clip"], *fanned), "results"}
     change(repository, "generate", "probe", value=1)
     assert ran(repository) == {*of(defences, "generate", "score"), "results"}
     change(repository, "defences", "mine", value={"method": "safer_clip"})
-    assert ran(repository) == {*of(["mine"], "train", "generate", "score"), "results"}, "a new defence is one entry"
+    assert ran(repository) == {*of(["mine"], *fanned), "results"}, "a new defence is one entry"
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_command_lines_are_what_the_stages_take(name: str) -> None:
+def test_studies_run_only_when_asked_and_only_what_a_change_concerns(repository: Path) -> None:
+    assert not any("/" in name for name in ran(repository)), "plain `dvc repro` runs no study"
+    variants = list(PARAMS["ablations"])[:VARIANTS]
+    folders = {f"data/studies/ablation/{kind}/{name}" for name in variants for kind in ("checkpoints", "scores")}
+    page = {"results/findings/ablation"}
+    assert ran(repository, "studies/dvc.yaml:ablation_findings") == folders | page
+    assert ran(repository, "studies/dvc.yaml:ablation_findings") == page, "cheap, and mends an edited page"
+    change(repository, "ablations", variants[-1], "probe", value=1)
+    own = {f"data/studies/ablation/{kind}/{variants[-1]}" for kind in ("checkpoints", "scores")}
+    assert ran(repository, "studies/dvc.yaml:ablation_findings") == own | page
+    labels = [f"{PARAMS['frontier']['defences'][0]}+{setting}" for setting in PARAMS["frontier"]["settings"][:SETTINGS]]
+    swept = {f"data/studies/frontier/{kind}/{label}" for label in labels for kind in ("checkpoints", "scores")}
+    swept |= {"data/studies/frontier/scores/original", "results/findings/frontier"}
+    assert ran(repository, "studies/dvc.yaml:frontier_findings") == swept
+    assert ran(repository) == set()
+
+
+@pytest.mark.parametrize(("graph", "name"), ALL)
+def test_command_lines_are_what_the_stages_take(graph: str, name: str) -> None:
     """Every option of `cmd` exists, every required one is given, and paths read are deps, the path written an out."""
-    stage = STAGES[name].get("do", STAGES[name])
-    parser = importlib.import_module(f"stages.{name}").parser()
-    given = vars(parser.parse_args(shlex.split(stage["cmd"])[3:]))
-    paths = {path.as_posix() for key, path in given.items() if isinstance(path, Path) and key not in ("params", "out")}
+    stage = GRAPH[graph][name].get("do", GRAPH[graph][name])
+    parser = importlib.import_module(f"stages.{stage_module(stage).stem}").parser()
+    # DVC writes a mapping as options: `${study}` becomes `--seeds 0 1 2`.
+    command = re.sub(r"\$\{(study|frontier\.run)\}", "--seeds 0 1", stage["cmd"])
+    given = vars(parser.parse_args(shlex.split(command)[3:]))
+    unread = ("params", "out", "page")
+    paths = {path.as_posix() for key, path in given.items() if isinstance(path, Path) and key not in unread}
     inputs = {str(dep) for dep in stage["deps"] if not str(dep).endswith((".py", "/sql"))}
     known = {path for path in inputs if any(path == given_ or path.startswith(f"{given_}/") for given_ in paths)}
     assert known == inputs, f"{inputs - known} is a dep that the command does not name"
     assert all(any(dep == path or dep.startswith(f"{path}/") for dep in inputs) for path in paths)
     assert given["params"] == Path("params.yaml")
+    outs = [
+        next(iter(out)) if isinstance(out, dict) else str(out) for out in [*stage["outs"], *stage.get("metrics", [])]
+    ]
+    assert any(out == given["out"].as_posix() or out.startswith(f"{given['out']}/") for out in outs)
