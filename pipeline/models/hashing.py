@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.errors import NearsafeError
 
-# What changes a model's output: weights, configurations, vocabularies. Cards and licences do not.
-_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model"})
+# What changes a model's output: weights, configurations, vocabularies, chat templates. Cards and licences do not.
+_SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 
 
 def model_hash(folder: Path) -> str:
