@@ -46,7 +46,7 @@ class Params:
     distil: float = 5.0
     cross: float = 1.0
     frozen_negative: float = 1.0
-    live_negative: float = 0.5
+    live_negative: float = 1.0
     redirection: float = 1.0
     nce_scale: float = 100.0
     sharpness: float = 5.0
@@ -54,7 +54,7 @@ class Params:
     live_margin: float = 0.2
     clusters: int = 16
     alpha: float = 1.5
-    own_share: float = 1.0
+    own_share: float = 0.5
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
