@@ -17,7 +17,7 @@ from pipeline.world.pretrain.clip import MEAN, STD, clip_run
 from pipeline.world.pretrain.corpus import Corpus, load_corpus
 from pipeline.world.pretrain.detector import detector_run
 from pipeline.world.pretrain.diffusion import assemble, diffusion_run, latents_of
-from pipeline.world.pretrain.llava import llava_model, llava_processor, llava_run, patch_features
+from pipeline.world.pretrain.llava import FEATURE_LAYER, llava_model, llava_processor, llava_run, patch_features
 from pipeline.world.pretrain.loop import fit
 from pipeline.world.pretrain.text_detector import text_detector_run
 from pipeline.world.pretrain.tokenizer import build_tokenizer
@@ -100,7 +100,7 @@ def train_llava(corpus: Corpus, build: Path, out: Path, seed: int, device: str, 
     )
     torch.manual_seed(seed)
     model = llava_model(clip, processor).to(device)
-    features = patch_features(corpus, model, build / "llava-features.npy")
+    features = patch_features(corpus, model, build / f"llava-features{FEATURE_LAYER}.npy")
     fit(llava_run(corpus, features, model, processor, steps, seed, device=device), build)
     model.cpu().half().save_pretrained(out / "llava")
     processor.save_pretrained(out / "llava")

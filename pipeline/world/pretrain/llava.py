@@ -33,6 +33,7 @@ from pipeline.world.pretrain.tokenizer import END, START
 
 QUERY = "Describe this image."
 IMAGE_TOKEN = "<image>"
+FEATURE_LAYER = -2  # of the vision tower, as in LLaVA 1.5
 # Whole tokens for the words of the dialogue, which the captions' byte pairs would spell letter by letter.
 DIALOGUE = ("user", "assistant", "describe", "this", "image")
 STYLES = ("base", "shifted")
@@ -106,7 +107,7 @@ def llava_model(clip: CLIPModel, processor: LlavaProcessor) -> LlavaForCondition
         text_config=text.to_dict(),
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE_TOKEN),
         image_seq_length=(vision.image_size // vision.patch_size) ** 2,
-        vision_feature_layer=-2,
+        vision_feature_layer=FEATURE_LAYER,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
         **ids,
