@@ -1,7 +1,7 @@
 """All scores of one defence: retrieval, zero-shot, drift, and, where there are any, of its images and replies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pipeline.params import build, section, to_spec
 from pipeline.precision import pick_device
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.scoring_generation import Examiner, examine_all, score_generations
-from pipeline.scoring_items import embed_images, embed_texts
+from pipeline.scoring_items import Encoder
 from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_retrieval import (
@@ -34,9 +34,10 @@ from pipeline.scoring_retrieval import (
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
 from pipeline.shards import iterate_output, output_hash
 from pipeline.tables import Output, check_references
-from pipeline.vectors import Vectors
+from pipeline.vectors import Vectors, read_vectors
 
 Log = Callable[[str], None]
+VALIDATION = "validation"
 _LIBRARIES = ("torch", "transformers", "torchmetrics", "onnxruntime", "opencv-python-headless")
 
 
@@ -57,7 +58,11 @@ class ScoreParams:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What scoring reads: output directories and model folders. What is None is not scored."""
+    """What scoring reads: output directories and model folders. What is None is not scored.
+
+    `embeddings` only saves time: what the undefended model has embedded before. `validation_only` leaves out every
+    benchmark that reports, so that settings can be chosen without a look at it.
+    """
 
     world: Path
     nsfwcaps: Path
@@ -68,10 +73,12 @@ class Inputs:
     paraphrases: Path | None = None
     replies: Path | None = None
     text_detector: Path | None = None
+    embeddings: Path | None = None
+    validation_only: bool = False
 
     def outputs(self) -> dict[str, Path]:
         """The output directories that are there, by name."""
-        names = ("world", "nsfwcaps", "checkpoints", "generations", "paraphrases", "replies")
+        names = ("world", "nsfwcaps", "checkpoints", "embeddings", "generations", "paraphrases", "replies")
         return {name: path for name in names if (path := getattr(self, name)) is not None}
 
 
@@ -97,7 +104,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """The benchmarks, read once. The first quadruples are those of nsfwcaps."""
+    """The benchmarks, read once. The first quadruples are those of nsfwcaps (or of its validation split)."""
 
     quadruples: list[Quadruples]
     paraphrased: Quadruples | None
@@ -105,15 +112,15 @@ class Benchmarks:
     tasks: Tasks
     world_hash: str
 
-    def embed(self, clip: Clip, batch_size: int) -> Items:
+    def embed(self, encoder: Encoder) -> Items:
         """Everything under one model."""
-        quadruples = [embed(benchmark, clip, batch_size) for benchmark in self.quadruples]
+        quadruples = [embed(benchmark, encoder) for benchmark in self.quadruples]
         words = None
         if self.paraphrased:
-            texts = embed_texts(clip, self.paraphrased.texts, self.paraphrased.path, batch_size)
+            texts = encoder.texts(self.paraphrased.texts, self.paraphrased.path)
             words = Embedded(texts, quadruples[0].image)
-        pools = embed_pools(self.pools, clip, batch_size) if self.pools else None
-        images = embed_images(clip, self.tasks.path, self.tasks.images(), batch_size)
+        pools = embed_pools(self.pools, encoder) if self.pools else None
+        images = encoder.images(self.tasks.path, self.tasks.images())
         return Items(quadruples, words, pools, images)
 
 
@@ -130,7 +137,8 @@ def score_defence(
     log(f"score: {reason}; float32")
     base = load_clip(inputs.clip, device)
     benchmarks = read_benchmarks(inputs, chosen.seed, log)
-    origin = benchmarks.embed(base, knobs.batch_size)
+    known = read_vectors(inputs.embeddings) if inputs.embeddings else (None, None)
+    origin = benchmarks.embed(Encoder(base, knobs.batch_size, *known))
     examiner = make_examiner(inputs, base, benchmarks.tasks, knobs, device) if inputs.generations else None
     readers = text_judges(inputs, device)
     judges = [*(examiner.judges if examiner else ()), *readers]
@@ -165,15 +173,18 @@ def score_defence(
 def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
     """Benchmarks from the world, NSFWCaps and the paraphrases; what is absent is left out with a word.
 
+    With `validation_only`: the quadruples and the zero-shot images of the validation split, and nothing else.
     Raises TableError, and NearsafeError where NSFWCaps has no quadruple with both images in its split "benchmark".
     """
     world_hash, caps_hash = output_hash(inputs.world), output_hash(inputs.nsfwcaps)
+    if inputs.validation_only:
+        return _validation(inputs, world_hash, caps_hash)
     caps = read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark")
     if not caps.pairs:
         raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple of split 'benchmark' with both images")
     quadruples = [caps]
     for benchmark, split in (
-        (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split="validation"), "validation"),
+        (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split=VALIDATION), VALIDATION),
         (read_quadruples("world_pairs", inputs.world, world_hash, split="test"), "test"),
     ):
         if benchmark.pairs:
@@ -191,12 +202,23 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
     return Benchmarks(quadruples, words, pools, read_tasks(inputs.world), world_hash)
 
 
+def _validation(inputs: Inputs, world_hash: str, caps_hash: str) -> Benchmarks:
+    quadruples = read_quadruples("validation", inputs.nsfwcaps, caps_hash, split=VALIDATION)
+    if not quadruples.pairs:
+        raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple of split {VALIDATION!r} with both images")
+    tasks = read_tasks(inputs.world)
+    if VALIDATION not in tasks.labels:
+        raise NearsafeError(f"{inputs.world}: table 'labels' has no row of shift {VALIDATION!r}")
+    tasks = replace(tasks, labels={VALIDATION: tasks.labels[VALIDATION]})
+    return Benchmarks([quadruples], None, None, tasks, world_hash)
+
+
 def score_model(
     scores: Scores, clip: Clip, undefended: tuple[Clip, Items], benchmarks: Benchmarks, knobs: ScoreParams, root: int
 ) -> None:
     """Retrieval, drift and zero-shot of one checkpoint; the undefended model is not encoded twice."""
     base, origin = undefended
-    own = origin if clip.hash == base.hash else benchmarks.embed(clip, knobs.batch_size)
+    own = origin if clip.hash == base.hash else benchmarks.embed(Encoder(clip, knobs.batch_size))
     for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k)
     if benchmarks.paraphrased and own.paraphrases and origin.paraphrases:
@@ -255,6 +277,7 @@ def _spec(
         "defence": defence,
         "params": to_spec(knobs),
         "seeds": seeds,
+        "validation_only": inputs.validation_only,
         "detectors": {judge.detector.name: judge.detector.hash for judge in judges},
         "inputs": {name: output_hash(path) for name, path in inputs.outputs().items()},
         "versions": {library: version(library) for library in _LIBRARIES},

@@ -1,6 +1,7 @@
 """Benchmark items on their way to a model: images one shard at a time, captions by id, embeddings by id."""
 
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from PIL import Image
 
-from pipeline.errors import TableError
+from pipeline.errors import NearsafeError, TableError
 from pipeline.images import decode_image
 from pipeline.models.clip import Clip, encode_images, encode_texts
 from pipeline.shards import iterate_output
@@ -33,19 +34,45 @@ def images_of(path: Path, wanted: Collection[str]) -> Iterator[tuple[list[str], 
         raise TableError(f"{path}: table 'images': no image {missing[0]!r} ({len(missing)} missing)")
 
 
-def embed_images(clip: Clip, path: Path, wanted: Collection[str], batch_size: int) -> Vectors:
-    """Normalised image embeddings of the wanted items. Raises TableError as `images_of`, NearsafeError for NaN."""
-    ids, parts = [], []
-    for found, images in images_of(path, wanted):
-        ids += found
-        parts.append(encode_images(clip, images, batch_size))
-    width = clip.model.config.projection_dim
-    return _vectors(ids, torch.cat(parts) if parts else torch.zeros(0, width), clip, path)
+@dataclass(frozen=True)
+class Encoder:
+    """A model that embeds items; those that `known_texts` and `known_images` have are not embedded again."""
+
+    clip: Clip
+    batch_size: int
+    known_texts: Vectors | None = None
+    known_images: Vectors | None = None
+
+    def __post_init__(self) -> None:
+        for known in (self.known_texts, self.known_images):
+            if known and known.model_hash != self.clip.hash:
+                raise NearsafeError(f"{known.path}: made by model {known.model_hash}, the model is {self.clip.hash}")
+
+    def images(self, path: Path, wanted: Collection[str]) -> Vectors:
+        """Normalised image embeddings of the wanted items. Raises TableError as `images_of`, NearsafeError for NaN."""
+        new = [item for item in wanted if not self.known_images or item not in self.known_images.row]
+        ids, parts = [], []
+        for found, images in images_of(path, new) if new else ():
+            ids += found
+            parts.append(encode_images(self.clip, images, self.batch_size))
+        width = self.clip.model.config.projection_dim
+        values = torch.cat(parts) if parts else torch.zeros(0, width)
+        return _joined(_vectors(ids, values, self.clip, path), self.known_images, wanted)
+
+    def texts(self, texts: dict[str, str], path: Path) -> Vectors:
+        """Normalised embeddings of texts by id; `path` names the source. Raises NearsafeError for NaN."""
+        new = {item: t for item, t in texts.items() if not self.known_texts or item not in self.known_texts.row}
+        values = encode_texts(self.clip, list(new.values()), self.batch_size)
+        return _joined(_vectors(list(new), values, self.clip, path), self.known_texts, texts)
 
 
-def embed_texts(clip: Clip, texts: dict[str, str], path: Path, batch_size: int) -> Vectors:
-    """Normalised embeddings of texts by id; `path` names the source. Raises NearsafeError for NaN."""
-    return _vectors(list(texts), encode_texts(clip, list(texts.values()), batch_size), clip, path)
+def _joined(new: Vectors, known: Vectors | None, wanted: Collection[str]) -> Vectors:
+    old = [item for item in wanted if item not in new.row]
+    if not known or not old:
+        return new
+    ids = [*new.row, *old]
+    values = torch.cat([new.values, known.of(old)])
+    return Vectors({item: row for row, item in enumerate(ids)}, values, new.model_hash, new.path)
 
 
 def _vectors(ids: list[str], values: torch.Tensor, clip: Clip, path: Path) -> Vectors:

@@ -19,8 +19,7 @@ from pipeline.ids import content_id
 from pipeline.metrics.intervals import Estimate, proportion
 from pipeline.metrics.retrieval import top1
 from pipeline.metrics.rows import Scores
-from pipeline.models.clip import Clip
-from pipeline.scoring_items import embed_images, embed_texts
+from pipeline.scoring_items import Encoder
 from pipeline.scoring_retrieval import Embedded, Quadruples
 from pipeline.seeds import rng
 from pipeline.shards import iterate_output
@@ -95,12 +94,12 @@ def read_pools(world: Path, quadruples: Quadruples, world_hash: str, root: int) 
     )
 
 
-def embed_pools(pools: Pools, clip: Clip, batch_size: int) -> Embedded:
+def embed_pools(pools: Pools, encoder: Encoder) -> Embedded:
     """The third source's images and safe captions under one model."""
     images = {item for gallery in pools.images.values() for item in (*gallery.safe, *gallery.unsafe)}
     return Embedded(
-        embed_texts(clip, pools.safe_captions, pools.path, batch_size),
-        embed_images(clip, pools.path, images | set(pools.unsafe_images), batch_size),
+        encoder.texts(pools.safe_captions, pools.path),
+        encoder.images(pools.path, images | set(pools.unsafe_images)),
     )
 
 

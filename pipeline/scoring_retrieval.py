@@ -20,7 +20,7 @@ from pipeline.metrics.intervals import Estimate, bootstrap_mean, proportion
 from pipeline.metrics.retrieval import ranks, top1
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip
-from pipeline.scoring_items import embed_images, embed_texts
+from pipeline.scoring_items import Encoder
 from pipeline.seeds import rng
 from pipeline.shards import output_hash
 from pipeline.tables import check_references, read_output
@@ -102,12 +102,12 @@ def paraphrased(quadruples: Quadruples, path: Path) -> Quadruples:
     )
 
 
-def embed(quadruples: Quadruples, clip: Clip, batch_size: int) -> Embedded:
+def embed(quadruples: Quadruples, encoder: Encoder) -> Embedded:
     """Every caption and image of the benchmark under one model."""
     images = {*quadruples.safe["image"], *quadruples.unsafe["image"]}
     return Embedded(
-        embed_texts(clip, quadruples.texts, quadruples.path, batch_size),
-        embed_images(clip, quadruples.path, images, batch_size),
+        encoder.texts(quadruples.texts, quadruples.path),
+        encoder.images(quadruples.path, images),
     )
 
 

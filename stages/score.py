@@ -30,9 +30,14 @@ def main(
     paraphrases: Path | None = None,
     replies: Path | None = None,
     text_detector: Path | None = None,
+    embeddings: Path | None = None,
+    validation_only: bool = False,
 ) -> None:
     """Write "scores" and "outcomes", and "detections" where there are images or replies. Raises NearsafeError."""
-    inputs = Inputs(world, nsfwcaps, checkpoints, clip, detector, generations, paraphrases, replies, text_detector)
+    inputs = Inputs(
+        world, nsfwcaps, checkpoints, clip, detector, generations, paraphrases, replies, text_detector, embeddings,
+        validation_only,
+    )  # fmt: skip
     score_defence(params, defence, inputs, out, partial(print, flush=True), seeds)
 
 
@@ -51,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--paraphrases", type=Path, help="output of the paraphrase stage")
     arguments.add_argument("--replies", type=Path, help="output of its reply stage")
     arguments.add_argument("--text-detector", type=Path, help="folder of the world's text detector, for --replies")
+    arguments.add_argument("--embeddings", type=Path, help="output of the embed stage: saves embedding its items again")
+    arguments.add_argument(
+        "--validation-only", action="store_true", help="score the validation split and nothing that reports"
+    )
     arguments.add_argument("--out", type=Path, required=True)
     return arguments
 

@@ -18,6 +18,8 @@ from pipeline.scoring_retrieval import Embedded, Quadruples, paraphrased, read_q
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
+from stages import embed
+from tests.models.tiny import save_clip
 from tests.worldlet import make, picture, write_replies
 
 TEXT_DETECTOR = Path(__file__).parent.parent / "pipeline/world/weights/text_detector"
@@ -54,6 +56,35 @@ def score(made, out, log=lambda line: None, seeds=None, **changes):
 def scored(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("scores") / "original"
     return out, score(made, out)
+
+
+def some_validate(rows):
+    """Labels with half of the base images turned into images of the validation split."""
+    base = [row["item_id"] for row in rows if row["shift"] == "base"]
+    moved = set(base[: len(base) // 2])
+    return [{**row, "shift": "validation"} if row["item_id"] in moved else row for row in rows]
+
+
+def test_validation_only_never_looks_at_what_reports(made, tmp_path):
+    data = made.data
+    world = copy_tables(data.world, tmp_path / "world", labels=some_validate)
+    given = {"world": world, "generations": None, "paraphrases": None, "validation_only": True}
+    rows = score(made, tmp_path / "out", **given)
+    assert {benchmark for _, benchmark, *_ in rows} == {"validation", "zeroshot/validation", "drift"}
+    with pytest.raises(NearsafeError, match="no row of shift 'validation'"):
+        score(made, tmp_path / "no", **{**given, "world": data.world})
+
+
+def test_stored_embeddings_of_the_undefended_model_change_nothing(made, scored, tmp_path):
+    """The embed stage's rows stand in for those items; another model's are refused."""
+    (tmp_path / "params.yaml").write_text("embed: {batch_size: 5}")
+    embed.main(tmp_path / "params.yaml", made.data.world, made.model("clip"), tmp_path / "embeddings")
+    rows = score(made, tmp_path / "out", generations=None, embeddings=tmp_path / "embeddings")
+    for key, row in rows.items():
+        assert row["value"] == pytest.approx(scored[1][key]["value"], abs=1e-6), key
+    save_clip(tmp_path / "other", seed=3)
+    with pytest.raises(NearsafeError, match="made by model"):
+        score(made, tmp_path / "no", generations=None, embeddings=tmp_path / "embeddings", clip=tmp_path / "other")
 
 
 def test_every_promised_row_is_there_for_each_seed(scored):
