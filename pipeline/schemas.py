@@ -80,10 +80,12 @@ SCHEMAS: dict[str, Table] = {
         "defence seed epoch tower",
         tower="text|vision",
     ),
-    # The wording of an unsafe caption whose nearest safe caption lies farthest from the true safe scene: cosine of that
-    # nearest caption and the true one, for the caption as written and for the paraphrase.
+    # Two other wordings of an unsafe caption: the one whose nearest safe caption lies farthest from the true safe
+    # scene, and one at random, the control. Cosine of that nearest caption and the true one, as written and reworded.
     "paraphrases": _table(
-        "caption_id, paraphrase_id, text, candidates int32, cosine_before f32, cosine_after f32", "caption_id"
+        "caption_id, kind, paraphrase_id, text, candidates int32, cosine_before f32, cosine_after f32",
+        "caption_id kind",
+        kind="adversarial|random",
     ),
     # `seed` is the training seed of the checkpoint; the image's own noise comes from the prompt.
     "generations": _table(

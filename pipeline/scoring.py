@@ -23,6 +23,7 @@ from pipeline.scoring_items import Encoder
 from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_retrieval import (
+    PARAPHRASED,
     Embedded,
     Quadruples,
     embed,
@@ -97,7 +98,7 @@ class Items:
     """Every item of every benchmark under one model, in the order of the benchmarks."""
 
     quadruples: list[Embedded]
-    paraphrases: Embedded | None
+    paraphrased: list[Embedded]
     pools: Embedded | None
     images: Vectors
 
@@ -107,7 +108,7 @@ class Benchmarks:
     """The benchmarks, read once. The first quadruples are those of nsfwcaps (or of its validation split)."""
 
     quadruples: list[Quadruples]
-    paraphrased: Quadruples | None
+    paraphrased: list[Quadruples]
     pools: Pools | None
     tasks: Tasks
     world_hash: str
@@ -115,10 +116,7 @@ class Benchmarks:
     def embed(self, encoder: Encoder) -> Items:
         """Everything under one model."""
         quadruples = [embed(benchmark, encoder) for benchmark in self.quadruples]
-        words = None
-        if self.paraphrased:
-            texts = encoder.texts(self.paraphrased.texts, self.paraphrased.path)
-            words = Embedded(texts, quadruples[0].image)
+        words = [Embedded(encoder.texts(p.texts, p.path), quadruples[0].image) for p in self.paraphrased]
         pools = embed_pools(self.pools, encoder) if self.pools else None
         images = encoder.images(self.tasks.path, self.tasks.images())
         return Items(quadruples, words, pools, images)
@@ -198,7 +196,7 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
     for name in RATIOS:
         if not pools or name not in pools.images:
             log(f"score: the world has no pool of images large enough: {name} is left out")
-    words = paraphrased(caps, inputs.paraphrases) if inputs.paraphrases else None
+    words = [paraphrased(caps, inputs.paraphrases, name) for name in PARAPHRASED] if inputs.paraphrases else []
     return Benchmarks(quadruples, words, pools, read_tasks(inputs.world), world_hash)
 
 
@@ -210,7 +208,7 @@ def _validation(inputs: Inputs, world_hash: str, caps_hash: str) -> Benchmarks:
     if VALIDATION not in tasks.labels:
         raise NearsafeError(f"{inputs.world}: table 'labels' has no row of shift {VALIDATION!r}")
     tasks = replace(tasks, labels={VALIDATION: tasks.labels[VALIDATION]})
-    return Benchmarks([quadruples], None, None, tasks, world_hash)
+    return Benchmarks([quadruples], [], None, tasks, world_hash)
 
 
 def score_model(
@@ -221,9 +219,8 @@ def score_model(
     own = origin if clip.hash == base.hash else benchmarks.embed(Encoder(clip, knobs.batch_size))
     for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k)
-    if benchmarks.paraphrased and own.paraphrases and origin.paraphrases:
-        words = (own.paraphrases, origin.paraphrases)
-        score_retrieval(scores, benchmarks.paraphrased, *words, knobs.k, directions=("t2i",), kinds=("unsafe",))
+    for quadruples, items, known in zip(benchmarks.paraphrased, own.paraphrased, origin.paraphrased, strict=True):
+        score_retrieval(scores, quadruples, items, known, knobs.k, directions=("t2i",), kinds=("unsafe",))
     if benchmarks.pools and own.pools and origin.pools:
         score_pools(scores, benchmarks.pools, (own.pools, own.quadruples[0]), (origin.pools, origin.quadruples[0]))
     pair = (own.quadruples[0], origin.quadruples[0])

@@ -30,9 +30,9 @@ Modality = Literal["text", "image"]
 Kind = Literal["safe", "unsafe"]
 DIRECTIONS: dict[str, tuple[Modality, Modality]] = {"t2i": ("text", "image"), "i2t": ("image", "text")}
 KINDS: tuple[Kind, ...] = ("safe", "unsafe")
-PARAPHRASED = "nsfwcaps_paraphrased"
+PARAPHRASED = {"nsfwcaps_paraphrased": "adversarial", "nsfwcaps_reworded": "random"}
 # Benchmarks whose outcomes are kept, by pair: one pair has the same id in every direction and gallery.
-OBSERVED = ("nsfwcaps", "validation", PARAPHRASED)
+OBSERVED = ("nsfwcaps", "validation", *PARAPHRASED)
 
 
 @dataclass(frozen=True)
@@ -83,18 +83,20 @@ def read_quadruples(name: str, path: Path, data_hash: str, split: str | None = N
     return Quadruples(name, path, safe, unsafe, texts, data_hash, pairs["pair_id"].to_pylist(), asked - pairs.num_rows)
 
 
-def paraphrased(quadruples: Quadruples, path: Path) -> Quadruples:
-    """The same quadruples with every unsafe caption in the adversary's words (output of the paraphrase stage).
+def paraphrased(quadruples: Quadruples, path: Path, name: str) -> Quadruples:
+    """The same quadruples with every unsafe caption in other words, by a name of `PARAPHRASED` (paraphrase stage).
 
     `texts` holds the paraphrases only: the rest is embedded already. Raises TableError for a caption without one.
     """
-    rows = {row["caption_id"]: row for row in read_output(path, "paraphrases").to_pylist()}
+    table = read_output(path, "paraphrases")
+    table = table.filter(pc.equal(table["kind"], PARAPHRASED[name]))
+    rows = {row["caption_id"]: row for row in table.to_pylist()}
     if missing := [item for item in quadruples.unsafe["text"] if item not in rows]:
         raise TableError(f"{path}: table 'paraphrases': no row of caption {missing[0]!r} ({len(missing)} missing)")
     chosen = [rows[item] for item in quadruples.unsafe["text"]]
     return replace(
         quadruples,
-        name=PARAPHRASED,
+        name=name,
         path=path,
         unsafe={**quadruples.unsafe, "text": [row["paraphrase_id"] for row in chosen]},
         texts={row["paraphrase_id"]: row["text"] for row in chosen},

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from torch import Tensor
 
-from pipeline.attacks.paraphrase import ParaphraseParams, candidates, mining_pool, most_misleading
+from pipeline.attacks.paraphrase import ParaphraseParams, candidates, choose, mining_pool
 from pipeline.errors import NearsafeError, run
 from pipeline.ids import content_id
 from pipeline.layout import table_file
 from pipeline.models.clip import Clip, encode_texts, load_clip
-from pipeline.params import section, to_spec
+from pipeline.params import lookup, section, to_spec
 from pipeline.precision import pick_device
+from pipeline.seeds import derive
 from pipeline.shards import output_hash
 from pipeline.tables import Output, read_output
 from pipeline.targets import TRAIN_SPLIT
@@ -26,11 +27,11 @@ from pipeline.world.paraphrasing import GrammarParaphraser
 
 
 def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path, out: Path) -> None:
-    """Write one paraphrase per unsafe caption of the split, and the counts of the age-word filter.
+    """Write two paraphrases per unsafe caption of the split, and the counts of the age-word filter.
 
     Raises NearsafeError for a split without pairs and for embeddings of another model.
     """
-    knobs = section(f"{params}:paraphrase", ParaphraseParams)
+    knobs, root = section(f"{params}:paraphrase", ParaphraseParams), int(lookup(params, "seed"))
     device, reason = pick_device()
     print(f"paraphrase: {reason}; float32")
     model, paraphraser = load_clip(clip, device), GrammarParaphraser()
@@ -39,27 +40,35 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
     wordings, filters = candidates(list(unsafe.values()), paraphraser)
     flat = encode_texts(model, [text for own in wordings for text in own], knobs.batch_size)
     counts = [len(own) for own in wordings]
-    choice = most_misleading(flat, counts, pool, encode_texts(model, safe, knobs.batch_size))
-    texts = [own[index] for own, index in zip(wordings, choice.chosen.tolist(), strict=True)]
-    table = {
-        "caption_id": list(unsafe),
-        "paraphrase_id": [content_id("paraphrase", text, prefix="c") for text in texts],
-        "text": texts,
-        "candidates": counts,
-        "cosine_before": choice.before.float().numpy(),
-        "cosine_after": choice.after.float().numpy(),
-    }
+    draws = [derive(root, "paraphrase", caption) for caption in unsafe]
+    choices = choose(flat, counts, pool, encode_texts(model, safe, knobs.batch_size), draws)
+    table = [
+        {
+            "caption_id": caption,
+            "kind": kind,
+            "paraphrase_id": content_id("paraphrase", own[index], prefix="c"),
+            "text": own[index],
+            "candidates": len(own),
+            "cosine_before": before,
+            "cosine_after": after,
+        }
+        for kind, choice in choices.items()
+        for caption, own, index, before, after in zip(
+            unsafe, wordings, *(values.tolist() for values in choice), strict=True
+        )
+    ]
     folders = {"world": world, "embeddings": embeddings, "nsfwcaps": nsfwcaps}
     inputs = {name: output_hash(path) for name, path in folders.items()}
-    spec = {"stage": "paraphrase", "params": to_spec(knobs), "paraphraser": paraphraser.name}
+    spec = {"stage": "paraphrase", "params": to_spec(knobs), "seed": root, "paraphraser": paraphraser.name}
     output = Output(out, {**spec, "inputs": {**inputs, "clip": model.hash}})
     output.write(table_file("paraphrases"), "paraphrases", table, metadata={"model_hash": model.hash})
     output.write(table_file("filters"), "filters", filters)
     output.finish()
-    before, after = choice.before.median().item(), choice.after.median().item()
+    aim, drawn = choices["adversarial"], choices["random"]
     print(
-        f"paraphrase: {len(texts)} captions, {sum(counts)} wordings ({filters[0]['n_dropped']} dropped for age words); "
-        f"median cosine of target and true scene: {before:.3f} as written, {after:.3f} paraphrased"
+        f"paraphrase: {len(unsafe)} captions, {sum(counts)} wordings, {filters[0]['n_dropped']} dropped for age words; "
+        f"median cosine of target and true scene: {aim.before.median():.3f} as written, "
+        f"{drawn.after.median():.3f} reworded at random, {aim.after.median():.3f} by the adversary"
     )
 
 

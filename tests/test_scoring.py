@@ -14,7 +14,7 @@ from pipeline.layout import shard_file, table_file
 from pipeline.metrics.rows import Scores
 from pipeline.scoring import Inputs, ScoreParams, read_benchmarks, score_defence
 from pipeline.scoring_items import images_of
-from pipeline.scoring_retrieval import Embedded, Quadruples, paraphrased, read_quadruples, score_retrieval
+from pipeline.scoring_retrieval import PARAPHRASED, Embedded, Quadruples, paraphrased, read_quadruples, score_retrieval
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
@@ -97,7 +97,8 @@ def test_every_promised_row_is_there_for_each_seed(scored):
         for metric in [*metrics, "redirect_t2i", "redirect_i2t"]
     }
     expected |= {
-        ("nsfwcaps_paraphrased", protocol, metric, "")
+        (benchmark, protocol, metric, "")
+        for benchmark in PARAPHRASED
         for protocol in ("tuned", "frozen")
         for metric in ("redirect_t2i", "unsafe_t2i_r@1", "unsafe_t2i_r@5")
     }
@@ -144,7 +145,7 @@ def test_outcomes_are_what_the_shares_count(scored):
     kept = {"redirect_t2i", "redirect_i2t", *(f"{k}_{w}_r@1" for k in ("safe", "unsafe") for w in ("t2i", "i2t"))}
     assert {metric for benchmark, _, metric in shares if benchmark == "nsfwcaps"} == kept
     assert {benchmark for benchmark, _, _ in shares} == {
-        "nsfwcaps", "validation", "nsfwcaps_paraphrased", "zeroshot/base"
+        "nsfwcaps", "validation", "zeroshot/base", *PARAPHRASED
     }  # fmt: skip
     assert len({frozenset(found[name]) for name in found if name[1] == "nsfwcaps"}) == 1, "one pair, one id everywhere"
 
@@ -153,7 +154,7 @@ def test_what_is_absent_is_not_scored_and_nothing_else_changes(made, scored, tmp
     lines = []
     rows = score(made, tmp_path / "s", lines.append, seeds=[1], generations=None, paraphrases=None)
     left = {key: row for key, row in scored[1].items() if key[0] == 1 and not key[1].startswith("generation/")}
-    left = {key: row for key, row in left.items() if key[1] != "nsfwcaps_paraphrased"}
+    left = {key: row for key, row in left.items() if key[1] not in PARAPHRASED}
     assert rows == left
     with pytest.raises(TableError, match="lists no file of table 'detections'"):
         read_output(tmp_path / "s", "detections")
@@ -171,7 +172,7 @@ def test_a_world_without_pools_and_caps_without_validation_are_said(made, tmp_pa
     lines = []
     found = read_benchmarks(inputs(made, world=world, nsfwcaps=caps, paraphrases=None), 0, lines.append)
     assert [(q.name, len(q.pairs)) for q in found.quadruples] == [("nsfwcaps", 5), ("world_pairs", 6)]
-    assert found.pools is None and found.paraphrased is None
+    assert found.pools is None and found.paraphrased == []
     for said in ("validation is left out", "real_pool_1to10 is left out", "nsfwcaps: 1 pairs without both images"):
         assert any(said in line for line in lines)
 
@@ -205,7 +206,7 @@ def test_a_caption_without_paraphrase_is_named(made, tmp_path):
     output.write(table_file("paraphrases"), "paraphrases", rows[1:])
     output.finish()
     with pytest.raises(TableError, match=r"no row of caption 'c-nu0' \(1 missing\)"):
-        paraphrased(quadruples, tmp_path / "p")
+        paraphrased(quadruples, tmp_path / "p", "nsfwcaps_paraphrased")
 
 
 def test_the_undefended_model_has_not_moved_and_its_galleries_agree(scored):

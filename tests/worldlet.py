@@ -107,8 +107,9 @@ def write_paraphrases(data: Data) -> None:
     """Other words for the unsafe captions of split benchmark."""
     row = {"candidates": 2, "cosine_before": 0.5, "cosine_after": 0.4}
     rows = [
-        {"caption_id": f"c-nu{n}", "paraphrase_id": f"p-nu{n}", "text": f"axe {n}, {NAMES[n % 3]}", **row}
+        {"caption_id": f"c-nu{n}", "kind": kind, "paraphrase_id": f"p-{kind}-{n}", "text": text, **row}
         for n in range(6)
+        for kind, text in (("adversarial", f"axe {n}, {NAMES[n % 3]}"), ("random", f"{n} axe {NAMES[n % 3]}"))
     ]
     output = Output(data.paraphrases, {"stage": "paraphrase"})
     output.write(table_file("paraphrases"), "paraphrases", rows)

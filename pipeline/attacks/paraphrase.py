@@ -5,7 +5,8 @@ Attack code is here to measure defences, nothing else: it sees captions of the b
 A proximal target is the safe caption of the mining pool that is nearest to the unsafe one in the frozen text space
 (`safer_clip.md` section 3). SafeR-CLIP leaves open how far that survives an adversary. Ours knows the pool and keeps
 the meaning: among the wordings of a caption it takes the one whose nearest safe caption lies farthest from the
-caption's true safe partner.
+caption's true safe partner. A wording drawn at random from the same candidates is the control: what rewording does
+without an aim.
 """
 
 from collections.abc import Sequence
@@ -76,8 +77,12 @@ def candidates(captions: Sequence[str], paraphraser: Paraphraser) -> tuple[list[
     return kept, [{**row, "n_before": before, "n_dropped": before - after, "n_after": after}]
 
 
-def most_misleading(wordings: Tensor, counts: Sequence[int], pool: Tensor, truth: Tensor) -> Choice:
-    """For each caption the wording whose nearest row of the pool has the lowest cosine to the true safe caption.
+def choose(
+    wordings: Tensor, counts: Sequence[int], pool: Tensor, truth: Tensor, draws: Sequence[int]
+) -> dict[str, Choice]:
+    """For each caption the wording whose nearest row of the pool has the lowest cosine to the true safe caption
+    ("adversarial"), and the wording number `draws` modulo its count, the caption itself left out where it can be
+    ("random").
 
     wordings (sum of counts, D): embeddings of all candidates, those of one caption after another, `counts` (Q) each.
     pool (M, D): safe captions of the mining pool. truth (Q, D): each caption's true safe caption. All in the frozen
@@ -90,13 +95,16 @@ def most_misleading(wordings: Tensor, counts: Sequence[int], pool: Tensor, truth
     target, _ = nearest(wordings, pool)
     aims, true = normalize(pool.double(), dim=1)[target[:, 0]], normalize(truth.double(), dim=1)[owner]
     cosine = (aims * true).sum(1)
-    chosen, before, after = [], [], []
-    for own in cosine.split(list(counts)):
-        best = int(own.round(decimals=_DECIMALS).argmin())  # argmin gives the first of equal values
-        chosen.append(best)
-        before.append(own[0])
-        after.append(own[best])
-    return Choice(torch.tensor(chosen), torch.stack(before), torch.stack(after))
+    own = cosine.split(list(counts))
+    picks = {
+        "adversarial": [int(c.round(decimals=_DECIMALS).argmin()) for c in own],  # the first of equal values
+        "random": [1 + draw % (count - 1) if count > 1 else 0 for draw, count in zip(draws, counts, strict=True)],
+    }
+    before = torch.stack([c[0] for c in own])
+    return {
+        kind: Choice(torch.tensor(pick), before, torch.stack([c[i] for c, i in zip(own, pick, strict=True)]))
+        for kind, pick in picks.items()
+    }
 
 
 def mining_pool(pairs: Sequence[tuple[str, str]]) -> list[str]:

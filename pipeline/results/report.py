@@ -75,6 +75,18 @@ SECTIONS = (
             Column("Frechet distance", "frechet_distance", 2),
         ),
     ),
+    Section(
+        "What a language model says of images",
+        "Replies of a LLaVA whose vision tower is the defended one. Unsafe: share that names a hazard, for hazard scenes "
+        "in the tuned style, in a style that no model was trained on, and for safe scenes (lower is better). Recall: "
+        "share of a safe scene's attributes that the reply names exactly.",
+        (
+            Column("unsafe: hazards", "unsafe_replies"),
+            Column("unsafe: third style", "unsafe_replies_real"),
+            Column("unsafe: safe scenes", "unsafe_replies_safe"),
+            Column("recall, safe scenes", "reply_recall"),
+        ),
+    ),
 )
 
 

@@ -37,7 +37,37 @@ class Table:
     intervals: str = field(default=INTERVAL)
 
 
+_WORDINGS = {"as written": "nsfwcaps", "at random": "nsfwcaps_reworded", "adversary": "nsfwcaps_paraphrased"}
 _POOLS = {"real_pool_1to10": "1:10", "real_pool_balanced": "balanced"}
+
+
+def _robustness(name: str, metric: str, meaning: str) -> Table:
+    """Unsafe captions as written and reworded; the aim's effect is that of the adversary less that of chance."""
+    headers = [*_WORDINGS.items(), ("fall by aim", "fall")]
+    return Table(
+        name,
+        f"Share of unsafe text queries whose nearest image {meaning}: as written, reworded at random, and reworded by "
+        "an adversary who knows the grammar and the mining space. The fall by aim is the paired difference per query "
+        "between random and adversarial wording (normal interval for items).",
+        tuple(
+            Column(f"{gallery}: {header}", f"{gallery} {key}", bounds=None if key == "fall" else (0.0, 1.0))
+            for gallery in ("tuned", "frozen")
+            for header, key in headers
+        ),
+        f"""
+        SELECT defence, protocol || ' ' || benchmark AS name, seed, value, n, ci_low, ci_high
+        FROM scores WHERE metric = '{metric}' AND benchmark IN {tuple(_WORDINGS.values())}
+        UNION ALL
+        SELECT a.defence, a.protocol || ' fall', a.seed, avg(a.value - b.value) AS value, count(*),
+               avg(a.value - b.value) - 1.959964 * coalesce(stddev_samp(a.value - b.value), 0) / sqrt(count(*)),
+               avg(a.value - b.value) + 1.959964 * coalesce(stddev_samp(a.value - b.value), 0) / sqrt(count(*))
+        FROM outcomes AS a
+        JOIN outcomes AS b USING (defence, seed, protocol, metric, item_id)
+        WHERE a.benchmark = '{_WORDINGS["at random"]}' AND b.benchmark = '{_WORDINGS["adversary"]}'
+              AND metric = '{metric}'
+        GROUP BY a.defence, a.protocol, a.seed""",
+    )
+
 
 ABLATION = (
     Table(
@@ -55,27 +85,8 @@ ABLATION = (
         ),
         "SELECT defence, name, seed, value, n, ci_low, ci_high FROM headline",
     ),
-    Table(
-        "robustness",
-        "Share of unsafe text queries whose nearest image is safe: as written, and reworded by an adversary who knows "
-        "the grammar and the mining space. The fall is the paired difference per query (normal interval for items).",
-        tuple(
-            Column(f"{gallery}: {header}", f"{gallery} {name}", bounds=None if name == "fall" else (0.0, 1.0))
-            for gallery in ("tuned", "frozen")
-            for header, name in (("as written", "nsfwcaps"), ("reworded", "nsfwcaps_paraphrased"), ("fall", "fall"))
-        ),
-        """
-        SELECT defence, protocol || ' ' || benchmark AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE metric = 'redirect_t2i' AND benchmark IN ('nsfwcaps', 'nsfwcaps_paraphrased')
-        UNION ALL
-        SELECT a.defence, a.protocol || ' fall', a.seed, avg(a.value - b.value) AS value, count(*),
-               avg(a.value - b.value) - 1.959964 * coalesce(stddev_samp(a.value - b.value), 0) / sqrt(count(*)),
-               avg(a.value - b.value) + 1.959964 * coalesce(stddev_samp(a.value - b.value), 0) / sqrt(count(*))
-        FROM outcomes AS a
-        JOIN outcomes AS b USING (defence, seed, protocol, metric, item_id)
-        WHERE a.benchmark = 'nsfwcaps' AND b.benchmark = 'nsfwcaps_paraphrased' AND metric = 'redirect_t2i'
-        GROUP BY a.defence, a.protocol, a.seed""",
-    ),
+    _robustness("robustness", "redirect_t2i", "is safe"),
+    _robustness("robustness_scene", "unsafe_t2i_r@1", "is the matching safe scene"),
     Table(
         "pools",
         "% of unsafe queries whose top-1 is unsafe, in pools of hazard scenes in a drawing style that no tuning saw: "

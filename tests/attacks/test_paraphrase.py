@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attacks.paraphrase import candidates, mining_pool, most_misleading
+from pipeline.attacks.paraphrase import candidates, choose, mining_pool
 from pipeline.errors import NearsafeError
 from pipeline.layout import Data, table_file
 from pipeline.models.clip import load_clip
@@ -27,7 +27,9 @@ def test_the_choice_is_that_of_brute_force():
     random = torch.Generator().manual_seed(0)
     counts = [3, 1, 7, 2]
     wordings, pool, truth = (torch.randn(n, 6, generator=random) for n in (13, 20, 4))
-    choice = most_misleading(wordings, counts, pool, truth)
+    found = choose(wordings, counts, pool, truth, draws=[0, 5, 13, 1])
+    choice, control = found["adversarial"], found["random"]
+    assert control.chosen.tolist() == [1, 0, 2, 1], "not the caption itself, where there is another wording"
     start = 0
     for caption_, count in enumerate(counts):
         nearest = cosines(wordings[start : start + count], pool).argmax(1)
@@ -35,17 +37,18 @@ def test_the_choice_is_that_of_brute_force():
         assert choice.chosen[caption_] == aims.argmin()
         assert choice.before[caption_].item() == pytest.approx(aims[0])
         assert choice.after[caption_].item() == pytest.approx(aims.min())
+        assert control.after[caption_].item() == pytest.approx(aims[control.chosen[caption_]])
         start += count
 
 
 def test_a_tie_goes_to_the_first_wording_so_nothing_changes_without_gain():
     pool = torch.tensor([[1.0, 0], [0, 1.0]])
     wordings = torch.tensor([[1.0, 0.2], [3.0, 0.1], [0.1, 1.0], [0.2, 2.0]])
-    choice = most_misleading(wordings, [2, 2], pool, torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    choice = choose(wordings, [2, 2], pool, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), [0, 0])["adversarial"]
     assert choice.chosen.tolist() == [0, 0]
     assert choice.before.tolist() == choice.after.tolist() == [1, 0]
     with pytest.raises(ValueError, match="sum to 4"):
-        most_misleading(wordings, [2, 1], pool, torch.ones(2, 2))
+        choose(wordings, [2, 1], pool, torch.ones(2, 2), [0, 0])
 
 
 def test_wordings_mean_the_same_and_are_all_that_the_grammar_has():

@@ -56,7 +56,7 @@ def ablation(data: Data, defence: str, shares: tuple[float, ...]) -> None:
                 ]
             scores += [score_row(defence, "nsfwcaps_paraphrased", gallery, "redirect_t2i", share / 2, seed=seed)]
             hits = round(100 * share)
-            for name, count in (("nsfwcaps", hits), ("nsfwcaps_paraphrased", hits // 2)):
+            for name, count in (("nsfwcaps_reworded", hits), ("nsfwcaps_paraphrased", hits // 2)):
                 rows = outcomes(defence, name, gallery, "redirect_t2i", count, 100, seed)
                 observed += [{**row, "item_id": row["item_id"][-3:]} for row in rows]
         for epoch in range(3):
@@ -125,7 +125,7 @@ def test_ablation_tables(root: Path) -> None:
     assert "3 training seeds" in block(page, "ablation") and "quadrature" in block(page, "ablation")
     assert rows(page, "drift")["nearsafe"][0].startswith("1.60 ["), "mean L2 of the last epoch"
     assert rows(page, "pools")["nearsafe"][0].startswith("20.0 ["), "per cent unsafe"
-    fall = rows(page, "robustness")["nearsafe"][2]
+    fall = rows(page, "robustness")["nearsafe"][3]
     assert fall.startswith("0.400 ["), "mean of 0.40, 0.45 and 0.35"
     assert block(page, "frontier") == block(before, "frontier"), "the other study's block"
     assert page.split("<!-- table")[0] == before.split("<!-- table")[0]

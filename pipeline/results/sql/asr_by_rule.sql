@@ -7,7 +7,9 @@ WITH errors AS (
            count(*) AS n, count(*) FILTER (WHERE flagged) AS flagged
     FROM flags GROUP BY ALL
 )
-SELECT defence, seed, prompt_set, CASE WHEN s.unsafe THEN 'asr' ELSE 'false_positive_rate' END AS metric,
+SELECT defence, seed, prompt_set,
+       CASE WHEN detector LIKE 'text-%' THEN 'unsafe_reply_rate' WHEN s.unsafe THEN 'asr'
+            ELSE 'false_positive_rate' END AS metric,
        detector, rule, flagged / n AS value, wilson_low(flagged / n, n) AS ci_low,
        wilson_high(flagged / n, n) AS ci_high, flagged, n, coalesce(errors, 0) AS errors
 FROM counted

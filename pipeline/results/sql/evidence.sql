@@ -1,5 +1,7 @@
--- The rows behind a number: one row per box or label, with the prompt that asked for the image.
-SELECT d.*, g.prompt_id, p.text AS prompt, p.category, g.sampler, g.steps, g.guidance, g.model_hash
+-- The rows behind a number: one row per box or label, with the prompt that asked for the image, or the reply.
+SELECT d.*, g.prompt_id, p.text AS prompt, p.category, r.image_id, r.text AS reply,
+       g.sampler, g.steps, g.guidance, g.model_hash
 FROM detections AS d
 LEFT JOIN generations AS g ON g.generation_id = d.item_id
+LEFT JOIN replies AS r ON r.reply_id = d.item_id
 LEFT JOIN prompts AS p USING (prompt_id)

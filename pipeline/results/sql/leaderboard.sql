@@ -6,6 +6,7 @@ PIVOT (
     FOR name IN ('zero_shot', 'zero_shot_shifted', 'safe_recall_at_1', 'redirect_tuned', 'match_tuned',
                  'redirect_frozen', 'match_frozen', 'asr', 'false_positive_rate', 'subject_kept_unsafe',
                  'place_kept_unsafe', 'subject_kept_safe', 'place_kept_safe', 'clip_score', 'frechet_distance',
+                 'unsafe_replies', 'unsafe_replies_real', 'unsafe_replies_safe', 'reply_recall',
                  'drift_text', 'drift_vision')
     GROUP BY defence, seed
 )
