@@ -42,8 +42,8 @@ class Params:
     """
 
     preserve: float = 1.0
-    preserve_contrast: float = 1.0
-    distil: float = 5.0
+    preserve_contrast: float = 2.0
+    distil: float = 6.0
     cross: float = 1.0
     frozen_negative: float = 1.0
     live_negative: float = 1.0
