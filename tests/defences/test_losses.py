@@ -96,3 +96,16 @@ def test_losses_are_scalars_with_gradient_in_float32_even_for_half_input(loss, p
 def test_shapes_that_would_broadcast_are_refused(loss, pair):
     with pytest.raises(ValueError, match=r"one shape \(B, D\), got \(6, 10\), \(1, 10\)"):
         loss(pair[0], pair[1][:1])
+
+
+def test_micro_batches_give_the_mean_gradient_of_the_cosine_terms_but_not_of_the_contrastive_ones(pair):
+    """safe_clip.md section 6.6: InfoNCE depends on the batch by construction, its negatives are the other rows."""
+
+    def gradient(loss, rows) -> torch.Tensor:
+        a = pair[0].double().requires_grad_()
+        return torch.autograd.grad(loss(a[rows], pair[1].double()[rows]), a)[0]
+
+    halves = slice(0, 3), slice(3, 6)
+    for loss, same in ((cosine_distance, True), (lambda a, b: info_nce(a, b, 1.0), False)):
+        whole, parts = gradient(loss, slice(0, 6)), sum(gradient(loss, rows) for rows in halves) / 2
+        assert torch.allclose(whole, parts, atol=1e-12) == same
