@@ -86,11 +86,16 @@ def remove_harm(unsafe: Tensor, safe: Tensor, kind: Tensor, alpha: float) -> Ten
     return F.normalize(moved, dim=-1)
 
 
-def nearest_mean(unsafe_text: Tensor, frozen: Frozen, safe: Tensor, temperature: float) -> Tensor:
-    """Mean (P, D) of `safe` over the k nearest safe captions' pairs, weighted by softmax(cosine / temperature)."""
-    cosines = torch.einsum("pd,pkd->pk", unsafe_text, frozen.text_safe[frozen.nearest])
-    weights = (cosines / temperature).softmax(-1)
-    return F.normalize(torch.einsum("pk,pkd->pd", weights, safe[frozen.nearest]), dim=-1)
+def nearest_mean(frozen: Frozen, safe: Tensor, temperature: float, chunk: int = 4096) -> Tensor:
+    """Mean (P, D) of `safe` over the k nearest safe captions' pairs, weighted by softmax(cosine / temperature).
+
+    Memory beyond the result: `chunk` x k x D.
+    """
+    found = []
+    for unsafe, near in zip(frozen.text_unsafe.split(chunk), frozen.nearest.split(chunk), strict=True):
+        cosines = torch.einsum("pd,pkd->pk", unsafe, frozen.text_safe[near])
+        found.append(torch.einsum("pk,pkd->pd", (cosines / temperature).softmax(-1), safe[near]))
+    return F.normalize(torch.cat(found), dim=-1)
 
 
 def kinds_of_harm(frozen: Frozen, clusters: int, temperature: float) -> Tensor:
@@ -99,10 +104,10 @@ def kinds_of_harm(frozen: Frozen, clusters: int, temperature: float) -> Tensor:
     if not clusters:
         return frozen.category
     apart = [
-        F.normalize(unsafe - nearest_mean(frozen.text_unsafe, frozen, safe, temperature), dim=-1)
+        F.normalize(unsafe - nearest_mean(frozen, safe, temperature), dim=-1)
         for unsafe, safe in ((frozen.text_unsafe, frozen.text_safe), (frozen.image_unsafe, frozen.image_safe))
     ]
-    points = torch.cat(apart, dim=1).double().cpu().numpy()
+    points = torch.cat(apart, dim=1).cpu().numpy()
     count = min(clusters, len(points))
     _, found = kmeans2(points, count, iter=50, minit="++", missing="warn", seed=np.random.default_rng(0))
     return torch.from_numpy(found).long()
@@ -116,7 +121,7 @@ def targets(frozen: Frozen, params: Params) -> dict[str, Tensor]:
         ("of_image", frozen.text_unsafe, frozen.text_safe),
     ):
         own = remove_harm(unsafe, safe, kind, params.alpha)
-        near = nearest_mean(frozen.text_unsafe, frozen, safe, params.temperature)
+        near = nearest_mean(frozen, safe, params.temperature)
         found[name] = F.normalize(params.own_share * own + (1 - params.own_share) * near, dim=-1)
     return found
 

@@ -184,7 +184,7 @@ def test_targets_lie_in_the_other_modality(batch):
 def test_nearest_mean_weighs_by_cosine(batch):
     frozen, cold = (
         batch.frozen,
-        nearsafe.nearest_mean(batch.frozen.text_unsafe, batch.frozen, batch.frozen.text_safe, 1e-4),
+        nearsafe.nearest_mean(batch.frozen, batch.frozen.text_safe, 1e-4, chunk=3),
     )
     cosines = torch.einsum("pd,pkd->pk", frozen.text_unsafe, frozen.text_safe[frozen.nearest])
     best = frozen.nearest[torch.arange(7), cosines.argmax(1)]
