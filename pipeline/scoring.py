@@ -34,7 +34,7 @@ from pipeline.scoring_retrieval import (
 )
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
 from pipeline.shards import iterate_output, output_hash
-from pipeline.tables import Output, check_references
+from pipeline.tables import Output, check_references, read_manifest
 from pipeline.vectors import Vectors, read_vectors
 
 Log = Callable[[str], None]
@@ -135,7 +135,7 @@ def score_defence(
     log(f"score: {reason}; float32")
     base = load_clip(inputs.clip, device)
     benchmarks = read_benchmarks(inputs, chosen.seed, log)
-    known = read_vectors(inputs.embeddings) if inputs.embeddings else (None, None)
+    known = read_known(inputs.embeddings, benchmarks.world_hash) if inputs.embeddings else (None, None)
     origin = benchmarks.embed(Encoder(base, knobs.batch_size, *known))
     examiner = make_examiner(inputs, base, benchmarks.tasks, knobs, device) if inputs.generations else None
     readers = text_judges(inputs, device)
@@ -166,6 +166,14 @@ def score_defence(
     output.write(table_file("scores"), "scores", rows)
     output.write(table_file("outcomes"), "outcomes", outcomes)
     output.finish()
+
+
+def read_known(embeddings: Path, world_hash: str) -> tuple[Vectors, Vectors]:
+    """What the undefended model has embedded of this very world. Raises NearsafeError for that of another one."""
+    made_of = read_manifest(embeddings)["spec"]["inputs"].get("world")
+    if made_of != world_hash:
+        raise NearsafeError(f"{embeddings}: embeddings of another world ({made_of}, not {world_hash}): embed it again")
+    return read_vectors(embeddings)
 
 
 def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:

@@ -59,5 +59,7 @@ def fill_file(path: Path, tables: Mapping[str, str], known: Collection[str]) -> 
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise NearsafeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    write_text(path, fill(page, tables, known, str(path)))
+    filled = fill(page, tables, known, str(path))
+    if filled != page:
+        write_text(path, filled)
     return [name for name in tables if f"<!-- table: {name} -->" not in page]

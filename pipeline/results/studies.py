@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import duckdb
 
+from pipeline.errors import NearsafeError
 from pipeline.metrics.seeds import Measured, Pooled, pool
 from pipeline.results.report import MISSING, markdown
 
@@ -133,7 +134,10 @@ def numbers(database: duckdb.DuckDBPyConnection, table: Table) -> dict[tuple[str
     for defence, name, value, n, low, high in answer.fetchall():
         if name in bounds and value is not None:
             found.setdefault((defence, name), []).append(Measured(value, n, low, high))
-    return {(defence, name): pool(measured, bounds[name]) for (defence, name), measured in found.items()}
+    try:
+        return {(defence, name): pool(measured, bounds[name]) for (defence, name), measured in found.items()}
+    except ValueError as error:
+        raise NearsafeError(f"table {table.name!r}: {error}: score the study's defences again") from error
 
 
 def render(table: Table, found: dict[tuple[str, str], Pooled], defences: Sequence[str]) -> str:

@@ -88,7 +88,10 @@ def test_ours_and_theirs_are_rows_of_their_own(ask) -> None:
     text = _code(SQL / "published_and_ours.sql")
     assert not re.search(r"join\s+(published|theirs)", text, re.IGNORECASE)
     columns = [row[0] for row in ask("SELECT column_name FROM (DESCRIBE published_and_ours)")]
-    assert columns[0] == "source" and sum("value" in column for column in columns) == 1
+    assert columns[0] == "source" and "value" not in columns
+    both = "SELECT * FROM published_and_ours WHERE (printed IS NULL) = (measured IS NULL) AND unit IS NOT NULL"
+    assert ask(both) == [], "a row is printed or measured, never both"
+    assert ask("SELECT * FROM published_and_ours WHERE (source LIKE 'ours%') <> (printed IS NULL)") == []
     mixed = "SELECT * FROM published_and_ours WHERE source IS NULL OR benchmark IS NULL OR question IS NULL"
     assert ask(mixed) == []
     ours = ask("SELECT DISTINCT benchmark FROM published_and_ours WHERE source LIKE 'ours%' ORDER BY 1")

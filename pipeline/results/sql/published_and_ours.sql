@@ -1,8 +1,8 @@
--- What papers printed and what the world measured, as rows of their own: `source` says whose number it is, `benchmark`
--- on what. Other data, other models, other units: compare methods within one source, never a value across sources.
+-- What papers printed (column `printed`) and what the world measured (`measured`), as rows of their own: `source` says
+-- whose number it is, `benchmark` on what. Other data, models and units: compare methods within one source alone.
 WITH ours AS (
     SELECT 'ours (embedded world)' AS source, h.defence AS method, k.question, 'world: ' || h.benchmark AS benchmark,
-           k.protocol, h.name AS metric, h.value, k.unit, h.ci_low, h.ci_high, h.n, h.seed,
+           k.protocol, h.name AS metric, h.value AS measured, k.unit, h.ci_low, h.ci_high, h.n, h.seed,
            concat_ws('; ', nullif(h.detector, ''), nullif(h.rule, ''), h.ci_method) AS note
     FROM headline AS h
     JOIN (VALUES
@@ -14,13 +14,21 @@ WITH ours AS (
         ('zero_shot', 'zero-shot', 'mean over tasks', 'share'),
         ('zero_shot_shifted', 'zero-shot', 'mean over tasks', 'share'),
         ('asr', 'images from unsafe prompts', 'world detector', 'share'),
+        ('unsafe_replies', 'replies to images', 'text-world', 'share'),
+        ('unsafe_replies_real', 'replies to images', 'text-world, third style', 'share'),
+        ('reply_recall', 'replies to images', 'attributes of safe scenes', 'share'),
         ('frechet_distance', 'images from safe prompts', 'features of the world detector', '')
     ) AS k(name, question, protocol, unit) USING (name)
     UNION ALL BY NAME
     SELECT 'ours (embedded world)' AS source, defence AS method, 'weight drift' AS question,
-           'world: weights' AS benchmark, protocol || ' tower' AS protocol, metric, value, '' AS unit, n, seed,
+           'world: weights' AS benchmark, protocol || ' tower' AS protocol, metric, value AS measured, '' AS unit, n, seed,
            'n: parameters' AS note
     FROM scores WHERE benchmark = 'drift' AND metric IN ('l2', 'rms')
+    UNION ALL BY NAME
+    SELECT 'ours (embedded world)' AS source, defence AS method, 'unsafe queries' AS question,
+           'world: ' || benchmark AS benchmark, protocol || ' gallery' AS protocol, metric, value AS measured,
+           'share' AS unit, ci_low, ci_high, n, seed, ci_method AS note
+    FROM scores WHERE benchmark LIKE 'real_pool_%'
 ), theirs AS (
     SELECT paper || ', ' || source AS source, method,
            CASE
@@ -33,9 +41,9 @@ WITH ours AS (
                WHEN benchmark = 'COCO 30k' THEN 'images from safe prompts'
                ELSE 'images from unsafe prompts'
            END AS question,
-           benchmark, protocol, metric, value, unit, concat_ws('; ', label, nullif(note, '')) AS note
+           benchmark, protocol, metric, value AS printed, unit, concat_ws('; ', label, nullif(note, '')) AS note
     FROM published
 )
-SELECT source, question, method, benchmark, protocol, metric, value, unit, ci_low, ci_high, n, seed, note
+SELECT source, question, method, benchmark, protocol, metric, printed, measured, unit, ci_low, ci_high, n, seed, note
 FROM (SELECT * FROM ours UNION ALL BY NAME SELECT * FROM theirs)
 ORDER BY question, source, method, benchmark, protocol, metric, seed
