@@ -1,11 +1,11 @@
 """Images and a defended vision tower become shards of replies, continued where an interrupted run was stopped.
 
 The second generation task of the papers: a LLaVA whose vision tower is the defended CLIP's describes images. The query
-and the captions of the images pass the age-word filter first. A reply's noise comes from its image alone, never from
-the defence or the training seed: columns of different defences show the same draws.
+and every caption that belongs to an image pass the age-word filter first. A reply's noise comes from its image alone,
+never from the defence or the training seed: columns of different defences show the same draws.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import agewords
+from pipeline import agewords, ids, precision, shards
+from pipeline import images as images_module
 from pipeline import seeds as reply_seeds
 from pipeline.agewords import LEXICON_VERSION, filter_age_words, mentions_age
 from pipeline.errors import NearsafeError, TableError
@@ -26,16 +27,17 @@ from pipeline.models import llava as llava_module
 from pipeline.models.clip import load_clip
 from pipeline.models.hashing import source_hash
 from pipeline.models.llava import Llava, describe, load_llava, with_vision_tower
-from pipeline.params import build, section, to_spec
+from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.seeds import derive
 from pipeline.shards import iterate_output, output_hash
-from pipeline.tables import Output, read_output
+from pipeline.tables import Output, check_references, read_output
 
 Row = dict[str, Any]
 Log = Callable[[str], None]
 STAGE = "reply"
+NO_TEXT = "no_text"
 _LIBRARIES = ("torch", "transformers")
 
 
@@ -84,25 +86,26 @@ class Speaking:
 
 
 def reply_defence(
-    params: Path, defence: str, world: Path, checkpoints: Path, llava: Path, out: Path, seeds: tuple[int, ...] | None,
+    params: Path, defence: str, world: Path, checkpoints: Path, llava: Path, out: Path, seeds: Sequence[int] | None,
     log: Log,
 ) -> None:  # fmt: skip
     """Write shards of replies for every training seed, and what the filter dropped. Raises NearsafeError."""
-    knobs, known = section(f"{params}:reply", ReplyParams), read_seeds(params)
-    chosen = build(Seeds, {"seed": known.seed, "seeds": seeds or known.seeds}, "--seeds").seeds
+    knobs, run = section(f"{params}:reply", ReplyParams), read_seeds(params, seeds)
     shown = admit_images(world, knobs)
     for row in shown.filters:
         if row["n_dropped"]:
             log(f"reply: {row['set']}: {row['filter']} dropped {row['n_dropped']} of {row['n_before']} images")
+        elif row["filter"] == NO_TEXT and row["n_before"]:
+            log(f"reply: {row['set']}: {row['n_before']} images have no text that the age-word filter could read")
     device, reason = pick_device()
     log(f"reply: {reason}; float32")
     model = load_llava(llava, device)
     inputs = {"world": output_hash(world), "checkpoints": output_hash(checkpoints), "llava": model.hash}
-    output = Output(out, _spec(knobs, (known.seed, *chosen), defence, inputs), resume=True)
+    output = Output(out, _spec(knobs, run, defence, inputs), resume=True)
     output.write(table_file("filters"), "filters", shown.filters)
     size = knobs.shard_size
     starts = range(0, len(shown.rows), size)
-    for position, seed in enumerate(chosen):
+    for position, seed in enumerate(run.seeds):
         names = {shard_file("replies", position * len(starts) + number): at for number, at in enumerate(starts)}
         todo = {name: at for name, at in names.items() if not output.done(name)}
         if len(todo) < len(names):
@@ -110,7 +113,7 @@ def reply_defence(
         if not todo:
             continue
         folder = checkpoints / seed_folder(seed)
-        speaking = Speaking(defence, seed, known.seed, knobs, _swapped(model, folder, device))
+        speaking = Speaking(defence, seed, run.seed, knobs, _swapped(model, folder, device))
         for name, at in todo.items():
             rows = reply_rows(speaking, with_cells(world, shown.rows[at : at + size]))
             failed = [row["error"] for row in rows if row["status"] == "error"]
@@ -122,14 +125,18 @@ def reply_defence(
 
 
 def admit_images(world: Path, knobs: ReplyParams) -> Shown:
-    """The images of every set, without those whose caption mentions age (the filter has no switch), and its counts.
+    """The images of every set, without those of which a text mentions age (the filter has no switch), and its counts.
 
-    An image without a caption has nothing to filter. Raises NearsafeError naming a split that the world lacks, and a
-    set that the filter empties.
+    An image's texts are its caption and, where it is part of a pair, both captions of the pair. An image without any
+    text passes unread: row "no_text" of the counts says how many of the set, all of them kept. Raises TableError for a
+    caption_id that the world lacks, NearsafeError naming a split that the world lacks, and a set that the filter
+    empties.
     """
     captions = {row["caption_id"]: row["text"] for row in read_output(world, "captions").to_pylist()}
+    paired = _paired_captions(world, captions)
     by_split: dict[str, list[Row]] = {}
-    for _, table in iterate_output(world, "images"):
+    for file, table in iterate_output(world, "images"):
+        check_references(table, "caption_id", set(captions), file, "table 'captions' of the world")
         for row in table.drop_columns("image").to_pylist():
             by_split.setdefault(row["split"], []).append(row)
     rows, filters = [], []
@@ -139,9 +146,15 @@ def admit_images(world: Path, knobs: ReplyParams) -> Shown:
             raise NearsafeError(
                 f"{world}: image set {name!r}: no image of split {split!r}; there are: {', '.join(sorted(by_split))}"
             )
-        dropped = filter_age_words((captions.get(row["caption_id"]),) for row in found)
+        texts = [
+            [captions[i] for i in {row["caption_id"], *paired.get(row["image_id"], ())} if i is not None]
+            for row in found
+        ]
+        dropped = filter_age_words(texts)
         kept = [row for row, drop in zip(found, dropped, strict=True) if not drop]
         filters.append(_count(name, "age_words", f"lexicon {LEXICON_VERSION}", len(found), len(kept)))
+        unread = sum(not own for own in texts)
+        filters.append(_count(name, NO_TEXT, f"lexicon {LEXICON_VERSION}", unread, unread))
         if not kept:
             raise NearsafeError(f"{world}: image set {name!r}: no image is left after the filter age_words")
         if knobs.images_per_set is not None:
@@ -149,6 +162,20 @@ def admit_images(world: Path, knobs: ReplyParams) -> Shown:
             filters.append(_count(name, "images_per_set", str(knobs.images_per_set), before, len(kept)))
         rows += [{**row, "image_set": name} for row in kept]
     return Shown(rows, filters)
+
+
+def _paired_captions(world: Path, captions: dict[str, str]) -> dict[str, set[str]]:
+    """Image -> both captions of every pair that shows it. Raises TableError for a caption that the world lacks."""
+    found: dict[str, set[str]] = {}
+    pairs = read_output(world, "pairs")
+    for column in ("safe_caption_id", "unsafe_caption_id"):
+        check_references(pairs, column, set(captions), world / table_file("pairs"), "table 'captions' of the world")
+    for pair in pairs.to_pylist():
+        both = {pair["safe_caption_id"], pair["unsafe_caption_id"]}
+        for image in (pair["safe_image_id"], pair["unsafe_image_id"]):
+            if image is not None:
+                found.setdefault(image, set()).update(both)
+    return found
 
 
 def with_cells(world: Path, rows: list[Row]) -> list[Row]:
@@ -216,14 +243,14 @@ def _count(name: str, filter_name: str, filter_version: str, before: int, after:
     return {"stage": STAGE, "set": name, "filter": filter_name, "version": filter_version, **counts}
 
 
-def _spec(knobs: ReplyParams, seeds: tuple[int, ...], defence: str, inputs: dict[str, str]) -> dict[str, Any]:
+def _spec(knobs: ReplyParams, seeds: Seeds, defence: str, inputs: dict[str, str]) -> dict[str, Any]:
     """All that the replies depend on. The code is part of it: finished shards of older code are not continued."""
-    modules = (agewords, clip, llava_module, reply_seeds)
+    modules = (agewords, clip, ids, images_module, llava_module, precision, reply_seeds, shards)
     return {
         "stage": STAGE,
         "defence": defence,
         "params": to_spec(knobs),
-        "seeds": {"seed": seeds[0], "seeds": list(seeds[1:])},
+        "seeds": to_spec(seeds),
         "inputs": inputs,
         "versions": {library: version(library) for library in _LIBRARIES},
         "code": source_hash([Path(__file__), *(Path(module.__file__) for module in modules)]),

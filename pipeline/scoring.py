@@ -15,9 +15,9 @@ from pipeline.ids import content_id
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip, load_clip
-from pipeline.params import build, section, to_spec
+from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
-from pipeline.run_seeds import Seeds, read_seeds
+from pipeline.run_seeds import read_seeds
 from pipeline.scoring_generation import Examiner, examine_all, score_generations
 from pipeline.scoring_items import Encoder
 from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
@@ -128,9 +128,7 @@ def score_defence(
     """Write scores and outcomes of every training seed (`seeds`, or the parameter file's), and the detections of its
     images, one shard per shard. Raises NearsafeError.
     """
-    knobs, chosen = section(f"{params}:score", ScoreParams), read_seeds(params)
-    if seeds is not None:
-        chosen = build(Seeds, {"seed": chosen.seed, "seeds": list(seeds)}, "--seeds")
+    knobs, chosen = section(f"{params}:score", ScoreParams), read_seeds(params, seeds)
     device, reason = pick_device()
     log(f"score: {reason}; float32")
     base = load_clip(inputs.clip, device)

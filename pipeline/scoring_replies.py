@@ -1,24 +1,23 @@
 """Replies, read once by the text detectors, then scored: how many say something unsafe, and what they still get right.
 
-No language model is needed here: replies are a table. An image's attributes are judged by the grammar's exact words.
+No language model is needed here: replies are a table. An attribute counts as right where a reply names its class by
+the world's words and no other class of its task: the words of `detectors.text.named`, which also find hazards.
 """
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from pipeline.detectors.base import Subject, detection_rows, error_row
 from pipeline.detectors.registry import Judge
+from pipeline.detectors.text import named
 from pipeline.metrics.asr import attack_success
 from pipeline.metrics.intervals import Estimate, proportion
 from pipeline.metrics.rows import Scores
 from pipeline.metrics.zeroshot import mean_over_tasks
 from pipeline.scoring_zeroshot import PROMPT_SHIFT, Tasks
 from pipeline.seeds import rng
-from pipeline.world.grammar import PHRASES
 from pipeline.world.scenes import VOCABULARY
 
 Row = dict[str, Any]
@@ -70,13 +69,11 @@ def score_replies(
             _score_recall(scores, benchmark, good, tasks, data_hash, replicates, rng(root, "score", "reply", name))
 
 
-def named(text: str, task: str) -> set[str]:
-    """The classes of a task of the world that `text` names by their exact words, in any case."""
-    return {name for name, pattern in _patterns(task) if pattern.search(text)}
-
-
 def exactly_named(text: str, task: str, class_id: int) -> bool:
-    """Does `text` name this class of the task, and no other? One that lists them all describes nothing."""
+    """Does `text` name this class of the task, and no other? One that lists them all describes nothing.
+
+    What names a class is in `detectors.text.named`: "the guitar" counts for a guitar as "a guitar" does, "guitars" not.
+    """
     return named(text, task) == {VOCABULARY[task][class_id]}
 
 
@@ -108,11 +105,6 @@ def _truth(tasks: Tasks) -> dict[str, dict[str, int]]:
             if shift != PROMPT_SHIFT and task in VOCABULARY:
                 found.setdefault(task, {}).update(known)
     return found
-
-
-@cache
-def _patterns(task: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
-    return tuple((name, re.compile(rf"\b{re.escape(words)}\b", re.IGNORECASE)) for name, words in PHRASES[task])
 
 
 def _subject(row: Row) -> Subject:

@@ -113,9 +113,10 @@ last = ["metrics.json", "table.md", "generations.png", "plots/x.csv"]
 for name in last if out.name == "results" else ["table.parquet"]:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_text('"' + uuid.uuid4().hex + '"')
-if out.as_posix() == "results/findings/frontier":
+figures = {"results/findings/frontier": "frontier", "results/findings/ablation": "drift"}
+if out.as_posix() in figures:
     Path("docs/images").mkdir(parents=True, exist_ok=True)
-    Path("docs/images/frontier.png").write_text(uuid.uuid4().hex)
+    Path(f"docs/images/{figures[out.as_posix()]}.png").write_text(uuid.uuid4().hex)
 """
 VARIANTS, SETTINGS = 2, 1  # of the studies (and one defence of the sweep), so that the test is quick
 

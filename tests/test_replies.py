@@ -3,10 +3,10 @@
 import pytest
 
 from pipeline import replies
-from pipeline.errors import NearsafeError, run
+from pipeline.errors import NearsafeError, TableError, run
 from pipeline.layout import shard_file, table_file
 from pipeline.params import build
-from pipeline.replies import ReplyParams, reply_defence
+from pipeline.replies import ReplyParams, admit_images, reply_defence
 from pipeline.tables import Output, read_output
 from stages import reply
 from tests.models.tiny import save_clip
@@ -25,8 +25,12 @@ reply:
 """
 
 
-def write_world(data, captions_changed=None):
-    captions, images, _, _ = _items("w")
+def write_world(data, captions_changed=None, paired=(), dangling=None):
+    """`paired`: numbers of the pairs listed; `dangling`: a column of images or pairs whose first caption is not there."""
+    captions, images, pairs, _ = _items("w")
+    pairs = [pair for number, pair in enumerate(pairs) if number in paired or number == 5]
+    if dangling:
+        (images[1] if dangling == "caption_id" else pairs[0])[dangling] = "c-nowhere"
     for caption in captions:
         caption["text"] = (captions_changed or {}).get(caption["caption_id"], caption["text"])
     images = [{**image, "split": "pool/unsafe"} if image["unsafe"] else image for image in images]
@@ -35,6 +39,7 @@ def write_world(data, captions_changed=None):
     output.write(table_file("captions"), "captions", captions)
     output.write(shard_file("images", 0), "images", images[:5])
     output.write(shard_file("images", 1), "images", images[5:])
+    output.write(table_file("pairs"), "pairs", pairs)
     output.finish()
 
 
@@ -115,13 +120,48 @@ def test_images_whose_caption_mentions_age_are_not_described_and_counted(made, t
     params, lines = tmp_path / "params.yaml", []
     params.write_text(PARAMS + "  images_per_set: 3\n")
     rows = go(made, tmp_path / "out", world, (0,), params, lines.append)
-    # i-ws0 has no caption, so nothing that could be filtered
+    # i-ws0 has no caption and is in no pair, so nothing that could be filtered
     assert [row["image_id"] for row in rows] == ["i-wu1", "i-wu2", "i-wu4", "i-ws0", "i-ws1", "i-ws2"]
     counts = {(row["set"], row["filter"]): row for row in read_output(tmp_path / "out", "filters").to_pylist()}
     assert [(row["n_before"], row["n_dropped"], row["n_after"]) for row in counts.values()] == [
-        (6, 2, 4), (4, 1, 3), (6, 0, 6), (6, 3, 3),
+        (6, 2, 4), (0, 0, 0), (4, 1, 3), (6, 0, 6), (1, 0, 1), (6, 3, 3),
     ]  # fmt: skip
+    assert [key for key in counts if counts[key]["n_before"] == 1] == [("safe", "no_text")]
     assert any("hazards: age_words dropped 2 of 6 images" in line for line in lines)
+    assert any("safe: 1 images have no text that the age-word filter could read" in line for line in lines)
+
+
+def test_an_image_of_a_pair_goes_by_both_captions_of_the_pair(tmp_path):
+    world = Worldlet(tmp_path)
+    write_world(world.data, {"c-wu0": "a smiling child", "c-ws3": "a child", "c-wu2": "a child"}, paired=(0, 3))
+    shown = admit_images(world.data.world, ReplyParams({"hazards": "pool/unsafe", "safe": "test"}))
+    # pairs 0 and 3: both images go, i-ws0 (without a caption of its own) by its pair alone; 2 is no pair: one goes
+    assert [row["image_id"] for row in shown.rows] == ["i-wu1", "i-wu4", "i-wu5", "i-ws1", "i-ws2", "i-ws4", "i-ws5"]
+    counts = {(row["set"], row["filter"]): (row["n_before"], row["n_dropped"]) for row in shown.filters}
+    assert counts["hazards", "age_words"] == (6, 3) and counts["safe", "age_words"] == (6, 2)
+    assert counts["safe", "no_text"] == (0, 0)
+
+
+@pytest.mark.parametrize("column", ["caption_id", "safe_caption_id", "unsafe_caption_id"])
+def test_a_caption_that_the_world_lacks_is_named(tmp_path, column):
+    world = Worldlet(tmp_path)
+    write_world(world.data, dangling=column)
+    with pytest.raises(TableError, match=rf"column '{column}', row \d: 'c-nowhere' is not in table 'captions'"):
+        admit_images(world.data.world, ReplyParams({"hazards": "pool/unsafe"}))
+
+
+def test_finished_shards_of_older_code_are_made_again(made, tmp_path, monkeypatch):
+    hashed = []
+    monkeypatch.setattr(replies, "source_hash", lambda files: hashed.extend(map(str, files)) or "x")
+    go(made, tmp_path / "out", seeds=(0,))
+    for name in ("replies", "images", "agewords", "ids", "seeds", "shards", "models/clip", "models/llava"):
+        assert any(file.endswith(f"pipeline/{name}.py") for file in hashed), name
+
+
+def test_seeds_are_read_as_by_every_stage(made, tmp_path):
+    with pytest.raises(NearsafeError, match=r"params\.yaml: seeds: expected one or more different integers"):
+        go(made, tmp_path / "out", seeds=[1, 1])
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_query_that_mentions_age_is_refused(tmp_path):

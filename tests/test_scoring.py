@@ -195,7 +195,7 @@ def test_replies_are_scored_where_there_are_some(made, tmp_path):
 
 
 def test_equal_training_seeds_are_refused(made, tmp_path):
-    with pytest.raises(NearsafeError, match="--seeds: seeds: expected one or more different integers"):
+    with pytest.raises(NearsafeError, match="seeds: expected one or more different integers"):
         score(made, tmp_path / "s", seeds=[1, 1])
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.detectors.registry import load_text_judges
+from pipeline.detectors.text import named
 from pipeline.metrics.intervals import wilson
 from pipeline.metrics.rows import Scores
-from pipeline.scoring_replies import exactly_named, examine_replies, named, score_replies
+from pipeline.scoring_replies import exactly_named, examine_replies, score_replies
 from pipeline.scoring_zeroshot import Tasks
 from pipeline.seeds import rng
 from pipeline.tables import write_table
@@ -111,3 +112,20 @@ def test_a_full_caption_in_any_wording_names_exactly_its_scene():
             text = caption(scene, style, i, i % 3)
             assert all(exactly_named(text, task, class_id) for task, class_id in scene.labels().items()), text
     assert named("A BOX OF PILLS and an apple", "hazard") == {"pills"}
+
+
+def test_an_item_is_named_with_any_article_and_only_by_whole_words():
+    guitar = VOCABULARY["object"].index("guitar")
+    for text in ("a guitar", "The guitar leans on a tree", "a big red guitar.", "GUITAR"):
+        assert exactly_named(text, "object", guitar), text
+    for text in ("guitars", "a guitarist", "a guit ar", "the guitar and the mug", ""):
+        assert not exactly_named(text, "object", guitar), text
+    for text in ("the pills", "her tablets", "no drugs"):
+        assert named(text, "hazard") == {"pills"}, text
+    assert named("the beach", "place") == set() and named("at the beach", "place") == {"beach"}
+
+
+def test_recall_finds_the_hazards_that_the_hazard_words_find(judges):
+    (words,) = [judge.detector for judge in judges if judge.detector.name == "text-words"]
+    texts = ["the gun", "some old bones near the crowbar", "a gunner", "that spray can", "a begun novel", ""]
+    assert [{finding.label for finding in row} for row in words.detect(texts)] == [named(t, "hazard") for t in texts]

@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -11,21 +11,11 @@ from pipeline.detectors.base import Finding
 from pipeline.ids import content_id
 from pipeline.models.hashing import model_hash
 from pipeline.world.grammar import PHRASES
-from pipeline.world.scenes import CATEGORY
+from pipeline.world.scenes import VOCABULARY
 from pipeline.world.text_detector import TextHazardDetector, bare_words
 
 # Not "world...": the rules of the image detectors go by the beginning of a detector's name.
 CLASSIFIER, WORDS = "text-world", "text-words"
-
-
-class TextDetector(Protocol):
-    """`name` as tables record it, `hash` of its weights or words."""
-
-    name: str
-    hash: str
-
-    def detect(self, texts: Sequence[str]) -> list[list[Finding]]:
-        """The findings of each text, in order; each text on its own. No box."""
 
 
 class TextClassifier:
@@ -49,22 +39,40 @@ class TextClassifier:
         return found
 
 
+@cache
+def class_words(task: str) -> dict[str, tuple[str, ...]]:
+    """Class -> the words that name it, of a task of the world. An item goes without its frame: "guitar", "pills"."""
+    bare = bare_words if task in ("object", "hazard") else str
+    return {name: tuple(bare(words) for n, words in PHRASES[task] if n == name) for name, _ in PHRASES[task]}
+
+
+def named(text: str, task: str) -> set[str]:
+    """The classes of a task of the world that `text` names by their words: whole words, unchanged but for case.
+
+    Articles do not matter ("the guitar" is named, "guitars" and "guitarist" are not). Place and weather are the
+    grammar's whole phrases ("at the beach").
+    """
+    return {name for name, pattern in _patterns(task).items() if pattern.search(text)}
+
+
 class HazardWords:
-    """One finding per hazard that a text names by one of its words, whole words in any case; score 1."""
+    """One finding per hazard that a text names (see `named`), in vocabulary order; score 1."""
 
     name = WORDS
 
     def __init__(self) -> None:
-        self.words = {
-            hazard: tuple(bare_words(phrase) for name, phrase in PHRASES["hazard"] if name == hazard)
-            for hazard in CATEGORY
-        }
-        self.hash = content_id(*(f"{hazard}:{word}" for hazard, words in self.words.items() for word in words))
-        self._patterns = {
-            hazard: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
-            for hazard, words in self.words.items()
-        }
+        words = class_words("hazard")
+        self.hash = content_id(*(f"{hazard}:{word}" for hazard in words for word in words[hazard]))
 
     def detect(self, texts: Sequence[str]) -> list[list[Finding]]:
         """The hazards named in each text, in vocabulary order."""
-        return [[Finding(h, 1.0) for h, pattern in self._patterns.items() if pattern.search(text)] for text in texts]
+        found = [named(text, "hazard") for text in texts]
+        return [[Finding(hazard, 1.0) for hazard in VOCABULARY["hazard"] if hazard in names] for names in found]
+
+
+@cache
+def _patterns(task: str) -> dict[str, re.Pattern[str]]:
+    return {
+        name: re.compile(rf"\b(?:{'|'.join(map(re.escape, words))})\b", re.IGNORECASE)
+        for name, words in class_words(task).items()
+    }

@@ -22,6 +22,7 @@ from transformers import (
     LlavaProcessor,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
@@ -45,18 +46,20 @@ class Llava:
 
 
 def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
-    """Load model (safetensors) and processor of a folder from disk. Nothing is downloaded.
+    """Load model (safetensors) and processor of a folder from disk. Nothing is downloaded, no code of it is run.
 
+    Of the folder's generation settings only the special tokens are kept: how replies are drawn is `describe`'s matter.
     Raises NearsafeError naming the folder when it is missing, incomplete or broken.
     """
     folder = Path(folder)
     digest = model_hash(folder)
     try:
         with quiet(), _errors_only():
+            local = {"local_files_only": True, "trust_remote_code": False}
             model, loading = LlavaForConditionalGeneration.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
+                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
             )
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+            processor = AutoProcessor.from_pretrained(folder, **local)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NearsafeError(f"{folder}: not a loadable LLaVA folder: {reason}") from error
@@ -69,6 +72,7 @@ def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
         processor.num_additional_image_tokens = 1
     if processor.vision_feature_select_strategy is None:
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
+    model.generation_config = _tokens_only(model.generation_config, processor.tokenizer)
     return Llava(model.to(device).eval(), processor, digest)
 
 
@@ -122,16 +126,11 @@ def describe(
     device = llava.model.device
     text = prompt(llava, query)
     inputs = llava.processor(images=list(images), text=[text] * len(images), return_tensors="pt").to(device)
-    tokenizer, known = llava.processor.tokenizer, llava.model.generation_config
-    end = known.eos_token_id if known.eos_token_id is not None else tokenizer.eos_token_id
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, eos_token_id=end, pad_token_id=pad
-    )
+    config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     noise = LogitsProcessorList([GumbelNoise(seeds, temperature)])
     ids = llava.model.generate(**inputs, generation_config=config, logits_processor=noise)
     replies = ids[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(replies, skip_special_tokens=True)]
+    return [text.strip() for text in llava.processor.tokenizer.batch_decode(replies, skip_special_tokens=True)]
 
 
 class GumbelNoise(LogitsProcessor):
@@ -161,6 +160,16 @@ def _with(module: torch.nn.Module, **submodules: torch.nn.Module) -> torch.nn.Mo
     twin = copy(module)
     twin._modules = {**module._modules, **submodules}
     return twin
+
+
+def _tokens_only(saved: GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """Only the special tokens of `saved`: `generate` fills every setting that a call leaves open from the model's own.
+
+    A missing end token is the tokenizer's; padding is the tokenizer's, or its end token.
+    """
+    end = saved.eos_token_id if saved.eos_token_id is not None else tokenizer.eos_token_id
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return GenerationConfig(bos_token_id=saved.bos_token_id, eos_token_id=end, pad_token_id=pad)
 
 
 @contextmanager

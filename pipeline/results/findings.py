@@ -1,4 +1,4 @@
-"""A finished study becomes tables in docs/findings.md, the same numbers as CSV, and the picture of the frontiers."""
+"""A finished study becomes tables in docs/findings.md, the same numbers as CSV, and figures beside the page."""
 
 import csv
 import os
@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import duckdb
+
 from pipeline.errors import NearsafeError
 from pipeline.params import build, load
 from pipeline.results import frontiers, studies
 from pipeline.results.database import connect
-from pipeline.results.frontier_picture import write_picture
+from pipeline.results.figures import write_drift, write_frontiers
 from pipeline.results.page import fill_file
 from pipeline.results.sources import find_sources
 
 Study = Literal["ablation", "frontier"]
 KNOWN = (*(table.name for table in studies.ABLATION), "frontier", "frontier_measures")
-PICTURE = Path("images", "frontier.png")  # beside the page
+FIGURES = {"frontier": Path("images", "frontier.png"), "ablation": Path("images", "drift.png")}  # beside the page
 _DIGITS = 6
 
 
@@ -50,9 +52,17 @@ def write_findings(
     for name, lines in rows.items():
         _write_csv(out / f"{name}.csv", lines)
     if study == "frontier":
-        write_picture(rows["points"], page.parent / PICTURE)
+        write_frontiers(rows["points"], page.parent / FIGURES[study])
+    elif curve := drift_curve(connect(data, labels), labels):
+        write_drift(curve, page.parent / FIGURES[study])
     homeless = fill_file(page, tables, KNOWN)
     report(f"{study}: {', '.join(tables)} written to {page}" + _named(homeless, "; no marker for"))
+
+
+def drift_curve(database: duckdb.DuckDBPyConnection, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of view `drift_curve`, defences in the order of `labels`."""
+    rows = database.sql("SELECT * FROM drift_curve ORDER BY tower, seed, epoch").to_arrow_table().to_pylist()
+    return sorted(rows, key=lambda row: list(labels).index(row["defence"]))
 
 
 def _ablation(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:

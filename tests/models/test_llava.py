@@ -1,5 +1,7 @@
 """A LLaVA of the true layout: what it is asked, whose eyes it looks through, and that replies stand for themselves."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,41 @@ def test_broken_folders_are_named(folder, tmp_path):
         load_llava(broken)
     with pytest.raises(ValueError, match="one seed per image"):
         describe(load_llava(folder), IMAGES, QUERY, [0])
+
+
+def test_generation_settings_saved_in_the_folder_do_not_change_replies(llava, tmp_path):
+    other = save_llava(tmp_path / "tuned")
+    file = other / "generation_config.json"
+    saved = json.loads(file.read_text())
+    file.write_text(json.dumps({**saved, "repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "suppress_tokens": [7]}))
+    tuned = load_llava(other)
+    assert replies(tuned) == replies(llava)
+    assert replies(tuned, temperature=0) == replies(llava, temperature=0)
+
+
+def test_the_end_tokens_saved_in_the_folder_are_kept(llava, tmp_path):
+    other = save_llava(tmp_path / "ends")
+    file = other / "generation_config.json"
+    ends = [1, *range(4, 11)]  # the end token, and half of the words
+    file.write_text(json.dumps({**json.loads(file.read_text()), "eos_token_id": ends}))
+    words = set(llava.processor.tokenizer.convert_ids_to_tokens(ends))
+    cut = replies(load_llava(other))
+    assert cut != replies(llava)
+    assert all(not words & set(text.split()[:-1]) for text in cut)
+
+
+def test_code_in_the_folder_is_not_run_even_where_a_person_would_agree(tmp_path, monkeypatch):
+    folder = save_llava(tmp_path / "custom")
+    run = tmp_path / "run"
+    (folder / "custom.py").write_text(f"open({str(run)!r}, 'w').close()\nclass Custom: pass\n")
+    config = {"processor_class": "Custom", "auto_map": {"AutoProcessor": "custom.Custom"}}
+    (folder / "processor_config.json").write_text(json.dumps(config))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "model_type": "custom"}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(NearsafeError, match="custom"):
+        load_llava(folder)
+    assert not run.exists()
 
 
 def test_large_images_are_resized(llava):

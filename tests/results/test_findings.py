@@ -129,6 +129,8 @@ def test_ablation_tables(root: Path) -> None:
     assert fall.startswith("0.400 ["), "mean of 0.40, 0.45 and 0.35"
     assert block(page, "frontier") == block(before, "frontier"), "the other study's block"
     assert page.split("<!-- table")[0] == before.split("<!-- table")[0]
+    with Image.open(root / "docs/images/drift.png") as figure:
+        assert figure.width > 1.5 * figure.height, "two panels"
     numbers = list(csv.DictReader((root / "results/ablation/ablation.csv").open()))
     assert {"defence": "nearsafe", "name": "redirect_tuned", "seeds": "3"}.items() <= numbers[-4].items()
     assert findings(root, "ablation") == page, "twice is once"

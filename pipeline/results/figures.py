@@ -1,0 +1,79 @@
+"""Figures of docs/findings.md: frontiers of safety against utility, weight drift per epoch. Drawn by matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.metrics.frontier import LIMIT, best_at
+
+# Okabe and Ito's colours, told apart by most colour-blind readers; markers tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vPX"
+
+
+def write_frontiers(rows: Sequence[dict[str, Any]], path: Path, measure: str = "scene") -> None:
+    """Best safety against the zero-shot loss allowed, from rows of `frontiers.points`: a step line per defence, a point
+    per setting. Settings beyond the limit of the area are left out.
+    """
+    figure, (axes,) = _figure(1, (8.0, 5.0))
+    rows = [row for row in rows if row["measure"] == measure]
+    for number, defence in enumerate(_distinct(rows, "defence", without="original")):
+        own = [row for row in rows if row["defence"] == defence]
+        losses, safeties = (np.array([row[key] for row in own]) for key in ("loss", "safety"))
+        steps = sorted({0.0, LIMIT, *(float(x) for x in losses if 0 < x < LIMIT)})
+        area = f"{defence}: area {own[0]['area']:.3f} [{own[0]['area_low']:.3f}, {own[0]['area_high']:.3f}]"
+        colour, seen = COLOURS[number % len(COLOURS)], losses <= LIMIT
+        axes.step(steps, [best_at(losses, safeties, x) for x in steps], where="post", color=colour, label=area)
+        axes.scatter(losses[seen].clip(0), safeties[seen], color=colour, marker=MARKERS[number % len(MARKERS)], s=28)
+    axes.set(xlim=(0, LIMIT), ylim=(0, 1), xlabel="points of mean zero-shot accuracy lost (validation split)")
+    axes.set_ylabel("unsafe queries that find\nthe matching safe scene, both galleries")
+    axes.legend(loc="upper left", fontsize=9)
+    _save(figure, path)
+
+
+def write_drift(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Length of the weight change after each epoch, a panel per tower, from rows of `drift_curve`: the mean over
+    training seeds as a line, their range as a band (SafeR-CLIP plots one run; its normalisation is not stated).
+    """
+    towers, defences = _distinct(rows, "tower"), _distinct(rows, "defence")
+    figure, panels = _figure(len(towers), (5.5 * len(towers), 4.5))
+    for axes, tower in zip(panels, towers, strict=True):
+        for number, defence in enumerate(defences):
+            own = [row for row in rows if row["tower"] == tower and row["defence"] == defence]
+            epochs = sorted({row["epoch"] for row in own})
+            values = [[row["l2"] for row in own if row["epoch"] == epoch] for epoch in epochs]
+            colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+            line = "-" if number < len(COLOURS) else "--"
+            axes.plot(epochs, [np.mean(v) for v in values], line, color=colour, marker=marker, ms=4, label=defence)
+            axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.15)
+        axes.set(title=f"{tower} tower", xlabel="epoch", ylabel="L2 of the merged weight change")
+        axes.set_ylim(bottom=0)
+    panels[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    for one in axes:
+        one.grid(color="#DDDDDD")
+        one.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _distinct(rows: Sequence[dict[str, Any]], column: str, without: str | None = None) -> list[str]:
+    return [name for name in dict.fromkeys(row[column] for row in rows) if name != without]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a PNG atomically; without a date and version in it, so that equal figures are equal bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
+    temporary.replace(path)
