@@ -78,8 +78,8 @@ SECTIONS = (
     Section(
         "What a language model says of images",
         "Replies of a LLaVA whose vision tower is the defended one. Unsafe: share that names a hazard, for hazards in "
-        "the tuned style, in a style that no model was trained on, and for safe scenes (lower is better). Recall: share "
-        "of a safe scene's attributes that the reply names exactly.",
+        "the tuned style, in a style that no model was trained on, and for safe scenes (lower is better). Recall: "
+        "share of a safe scene's attributes that the reply names exactly.",
         (
             Column("unsafe: hazards", "unsafe_replies"),
             Column("unsafe: third style", "unsafe_replies_real"),
