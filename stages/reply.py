@@ -16,8 +16,7 @@ def main(
     params: Path, defence: str, world: Path, checkpoints: Path, llava: Path, out: Path, seeds: list[int] | None
 ) -> None:
     """Write shards of table "replies" and the counts of the image filter. Raises NearsafeError."""
-    chosen = tuple(seeds) if seeds else None
-    reply_defence(params, defence, world, checkpoints, llava, out, chosen, partial(print, flush=True))
+    reply_defence(params, defence, world, checkpoints, llava, out, seeds, partial(print, flush=True))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ reply:
 
 
 def write_world(data, captions_changed=None, paired=(), dangling=None):
-    """`paired`: numbers of the pairs listed; `dangling`: a column of images or pairs whose first caption is not there."""
+    """`paired`: numbers of the pairs listed besides 5; `dangling`: a column whose first reference leads nowhere."""
     captions, images, pairs, _ = _items("w")
     pairs = [pair for number, pair in enumerate(pairs) if number in paired or number == 5]
     if dangling:
