@@ -9,12 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import agewords, nsfwcaps, nsfwcaps_alignment, nsfwcaps_images, prompts, seeds
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.images import image_cell
 from pipeline.layout import MANIFEST, shard_file, table_file
-from pipeline.models import clip as clip_module
 from pipeline.models.hashing import source_hash
 from pipeline.nsfwcaps import STAGE, Candidate, NsfwcapsParams, Tools, select
 from pipeline.nsfwcaps_alignment import load_embedder
@@ -31,7 +29,12 @@ Row = dict[str, Any]
 Log = Callable[[str], None]
 _RESUME = ".resume"
 _LIBRARIES = ("torch", "transformers", "diffusers")
-_MODULES = (agewords, clip_module, nsfwcaps, nsfwcaps_alignment, nsfwcaps_images, prompts, seeds)
+# All code of the package that the output depends on: an interrupted run goes on only where none of it has changed.
+_CODE = (
+    "agewords.py errors.py ids.py images.py layout.py params.py precision.py prompts.py schemas.py seeds.py shards.py "
+    "tables.py validation.py models/callbacks.py models/clip.py models/diffusion.py models/hashing.py models/quiet.py "
+    "models/sampler.py world/drawing.py world/grammar.py world/rewriting.py world/scenes.py world/shapes.py"
+).split()
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ def build_nsfwcaps(params: Path, world: Path, clip: Path, out: Path, log: Log) -
             "hazards": to_spec(wording.hazards),
         },
         "versions": {library: version(library) for library in _LIBRARIES},
-        "code": source_hash([*_code(Path(__file__).parent), *(Path(module.__file__) for module in _MODULES)]),
+        "code": source_hash(code_files(Path(__file__).parent)),
     }
     log(f"rewriter: {tools.rewriter.name}; alignment: {tools.embedder.name}")
     output = Output(out, spec, resume=not (out / MANIFEST).exists())
@@ -209,8 +212,7 @@ def _facts(run: Run) -> Facts:
     return Facts("NSFWCaps, built by nearsafe", made)
 
 
-def _code(package: Path) -> list[Path]:
-    """The code that answers and images depend on, beside what is imported here."""
-    own = [package / "world" / name for name in ("drawing.py", "grammar.py", "rewriting.py", "scenes.py", "shapes.py")]
-    sampling = [package / "models" / name for name in ("diffusion.py", "sampler.py")]
-    return [*sorted((package / "rewriting").glob("[a-z]*.py")), *own, *sampling, Path(__file__)]
+def code_files(package: Path) -> list[Path]:
+    """The files of the package's code that answers, choice, images and card depend on."""
+    own = (file for pattern in ("nsfwcaps*.py", "rewriting/[a-z]*.py") for file in package.glob(pattern))
+    return sorted(file for file in own if file.stem != "nsfwcaps_io") + [package / name for name in _CODE]

@@ -3,7 +3,8 @@
 python -m pipeline.nsfwcaps_io export --nsfwcaps data/nsfwcaps --split benchmark --file nsfwcaps.csv
 python -m pipeline.nsfwcaps_io import --file nsfwcaps.parquet --split benchmark --out data/nsfwcaps
 
-The suffix of the file says CSV or Parquet. The age-word filter reads every text of an imported row.
+The suffix of the file says CSV or Parquet. The age-word filter reads all four cells of an imported row,
+the address too.
 """
 
 import argparse
@@ -29,7 +30,7 @@ SOURCE, STAGE = "nsfwcaps/published", "nsfwcaps_io"
 Row = dict[str, Any]
 _RULES = """\
 - The texts are the file's own: the wording rules of `build_nsfwcaps` were not applied to them.
-- The age-word filter read every caption and category; a match dropped the whole row. It has no switch."""
+- The age-word filter read every caption, category and address; a match dropped the whole row. It has no switch."""
 
 
 def import_published(path: Path, split: str = "benchmark") -> dict[str, list[Row]]:
@@ -41,7 +42,7 @@ def import_published(path: Path, split: str = "benchmark") -> dict[str, list[Row
     rows = _read(Path(path))
     for number, row in enumerate(rows):
         _check(Path(path), number, row)
-    refused = filter_age_words([row[name] for name in COLUMNS[1:]] for row in rows)
+    refused = filter_age_words([row[name] for name in COLUMNS] for row in rows)
     kept = [row for row, bad in zip(rows, refused, strict=True) if not bad]
     once = list({tuple(row.values()): row for row in kept}.values())
     filters = [

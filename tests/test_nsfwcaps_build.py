@@ -1,5 +1,6 @@
 """The stage as a whole on tiny tables: splits, resume to the same bytes, image sides, embedders, the data card."""
 
+import ast
 import hashlib
 import json
 import sys
@@ -117,6 +118,24 @@ def test_an_interrupted_run_goes_on_where_it_was_and_gives_the_same_bytes(tmp_pa
     assert digests(out) == whole and not (out / ".resume").exists()
 
 
+def imported(file: Path, package: Path) -> set[Path]:
+    """Files of the package that a file imports, anywhere in it."""
+    found = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom))
+    names = {name for node in found for name in (node.module, *(f"{node.module}.{a.name}" for a in node.names))}
+    files = {package.parent.joinpath(*name.split(".")).with_suffix(".py") for name in names}
+    return {path for path in files if path.is_file() and package in path.parents}
+
+
+def test_a_change_of_any_code_that_the_output_depends_on_starts_afresh():
+    package = Path(nsfwcaps_build.__file__).parent
+    reached, waiting = set(), {Path(nsfwcaps_build.__file__)}
+    while waiting:
+        reached |= waiting
+        waiting = set().union(*(imported(file, package) for file in waiting)) - reached
+    assert package / "nsfwcaps_diffusers.py" in reached
+    assert set(nsfwcaps_build.code_files(package)) == reached
+
+
 def test_other_parameters_do_not_continue_an_interrupted_run(tmp_path, world, clip, monkeypatch):
     def broken(*_):
         raise KeyboardInterrupt
@@ -228,5 +247,5 @@ def test_what_is_wrong_is_one_line(tmp_path, world, clip, monkeypatch, capsys):
     assert "asked for 400 quadruples of split 'benchmark'" in fails(size=400)
     assert "nowhere: no such model folder" in fails(rewriter={"kind": "chat", "folder": "nowhere"})
     assert "NO_KEY is not set" in fails(
-        rewriter={"kind": "endpoint", "url": "http://x/v1", "model": "m", "key_env": "NO_KEY"}
+        rewriter={"kind": "endpoint", "url": "https://x/v1", "model": "m", "key_env": "NO_KEY"}
     )

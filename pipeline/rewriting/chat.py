@@ -56,16 +56,8 @@ class ChatRewriter:
 
     @property
     def _greedy(self) -> GenerationConfig:
-        """Greedy decoding; of the folder's own settings only its tokens are kept."""
-        tokenizer, model = self._loaded
-        end = model.generation_config.eos_token_id
-        return GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=self.params.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id if end is None else end,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        """Greedy decoding up to the longest answer; tokens come from the loaded model's settings."""
+        return GenerationConfig(do_sample=False, num_beams=1, max_new_tokens=self.params.max_new_tokens)
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -87,4 +79,14 @@ class ChatRewriter:
             raise NearsafeError(f"{folder}: the tokenizer has no chat template: not a chat model")
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
+        model.generation_config = _tokens(tokenizer, model.generation_config)
         return tokenizer, model.eval()
+
+
+def _tokens(tokenizer: Any, own: GenerationConfig) -> GenerationConfig:
+    """Of a folder's own settings only the tokens: `generate` fills with the others what a request leaves unset."""
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id if own.bos_token_id is None else own.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id if own.eos_token_id is None else own.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )

@@ -1,8 +1,11 @@
 """The rewriters by `kind` in params.yaml; each backend is imported only where it is chosen."""
 
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pipeline.precision import Precision
 from pipeline.rewriting.protocol import Rewriter
@@ -42,7 +45,9 @@ class Chat:
 class Endpoint:
     """An OpenAI-compatible endpoint. `url` ends before `/chat/completions`; `key_env` names an environment variable.
 
-    `request` goes into the body of every request as it is, over the defaults {temperature: 0, max_tokens: 96}.
+    `request` goes into the body of every request as it is, over the defaults {temperature: 0, max_tokens: 96}. The
+    URL is part of the output's spec and of error texts: it holds no user name, password or query. A key goes over https
+    only, or to this machine.
     """
 
     kind: Literal["endpoint"]
@@ -56,14 +61,44 @@ class Endpoint:
     request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
-        if self.timeout_seconds <= 0 or self.backoff_seconds < 0 or self.retries < 0 or self.concurrency < 1:
+        host = _checked_host(self.url)
+        if self.key_env is not None and not self.url.startswith("https://") and not is_loopback(host):
+            raise ValueError("a key (key_env) is sent to https:// addresses only, or to this machine")
+        times = 0 < self.timeout_seconds < inf and 0 <= self.backoff_seconds < inf
+        if not times or self.retries < 0 or self.concurrency < 1:
             raise ValueError(
                 "timeout_seconds and concurrency must be positive, backoff_seconds and retries not negative"
             )
         if fixed := [name for name in _FIXED if name in self.request]:
             raise ValueError(f"request.{fixed[0]} is set by the rewriter itself")
+
+
+def is_loopback(host: str) -> bool:
+    """`host` is this machine, by name or address."""
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked_host(url: str) -> str:
+    """The host of a URL. Raises ValueError, without the URL's text, for one that may not be kept or shown."""
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("url must begin with http:// or https://")
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise ValueError("url must be of printable ASCII characters, without space and backslash")
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise ValueError("url has no host, or a wrong port")
+    if "@" in parts.netloc:
+        raise ValueError("url must not hold a user name or password: a key is read from the variable in key_env")
+    if "?" in url or "#" in url:
+        raise ValueError("url must end before /chat/completions, without query or fragment")
+    return host
 
 
 RewriterParams = Grammar | Chat | Endpoint

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pipeline.errors import NearsafeError
 from pipeline.rewriting.chat import ChatRewriter
@@ -68,6 +68,17 @@ def test_the_answer_is_what_the_model_writes_after_the_template(folder):
             break
     written = tokenizer.decode(ids[0, -8:], skip_special_tokens=True).strip()
     assert rewriter.rewrite(CAPTIONS[:1], ["weapons"]) == [written or None]
+
+
+def test_no_setting_of_the_folder_but_its_tokens_reaches_the_decoding(folder, tmp_path):
+    tuned = shutil.copytree(folder, tmp_path / "tuned")
+    settings = GenerationConfig.from_pretrained(tuned)
+    settings.update(repetition_penalty=5.0, no_repeat_ngram_size=1, min_new_tokens=8, suppress_tokens=[5])
+    settings.save_pretrained(tuned)
+    assert answers(tuned) == answers(folder)
+    assert len(set(answers(folder)[0])) < len(answers(folder)[0])  # there is a repetition to penalise
+    own = ChatRewriter(Chat("chat", tuned, precision="fp32"), HAZARDS)._loaded[1].generation_config
+    assert (own.eos_token_id, own.bos_token_id) == (settings.eos_token_id, settings.bos_token_id)
 
 
 def test_the_name_says_which_model_and_instruction(folder):
