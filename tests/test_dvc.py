@@ -209,7 +209,8 @@ def test_studies_run_only_when_asked_and_only_what_a_change_concerns(repository:
     assert ran(repository, "studies/dvc.yaml:ablation_findings") == own | page
     labels = [f"{PARAMS['frontier']['defences'][0]}+{setting}" for setting in PARAMS["frontier"]["settings"][:SETTINGS]]
     swept = {f"data/studies/frontier/{kind}/{label}" for label in labels for kind in ("checkpoints", "scores")}
-    swept |= {"data/studies/frontier/scores/original", "results/findings/frontier"}
+    swept |= {f"data/studies/frontier/{kind}/original" for kind in ("checkpoints", "scores")}
+    swept |= {"results/findings/frontier"}
     assert ran(repository, "studies/dvc.yaml:frontier_findings") == swept
     assert ran(repository) == set()
 
