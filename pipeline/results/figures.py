@@ -32,7 +32,7 @@ def write_frontiers(rows: Sequence[dict[str, Any]], path: Path, measure: str = "
         axes.scatter(losses[seen].clip(0), safeties[seen], color=colour, marker=MARKERS[number % len(MARKERS)], s=28)
     axes.set(xlim=(0, LIMIT), ylim=(0, 1), xlabel="points of mean zero-shot accuracy lost (validation split)")
     axes.set_ylabel("unsafe queries that find\nthe matching safe scene, both galleries")
-    axes.legend(loc="upper left", fontsize=9)
+    figure.legend(loc="outside upper left", fontsize=9)
     _save(figure, path)
 
 
