@@ -1,5 +1,6 @@
 """Proximal targets of training pairs: which safe caption of the pool is nearest to each unsafe one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,25 @@ class MineParams:
     chunk: int
 
 
+def pairs_of(pairs: pa.Table, split: str, path: Path) -> pa.Table:
+    """The pairs of a split, in their order. Raises NearsafeError naming `path` where there is none."""
+    found = pairs.filter(pc.equal(pairs.column("split"), split))
+    if found.num_rows == 0:
+        raise NearsafeError(f"{path}: column 'split': no pair of split {split!r}")
+    return found
+
+
+def mining_pool(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The pool that targets come from: distinct safe captions of (pair id, safe caption id), in order of pair ids.
+
+    Each caption stands for the pair of lowest id that has it.
+    """
+    pool: dict[str, str] = {}
+    for pair, caption in sorted(pairs):
+        pool.setdefault(caption, pair)
+    return pool
+
+
 def mine_targets(pairs: pa.Table, text: Vectors, params: MineParams, path: Path) -> dict[str, np.ndarray | list[str]]:
     """Columns of the targets table: for each training pair its k nearest safe captions, rank 0 nearest.
 
@@ -29,13 +49,9 @@ def mine_targets(pairs: pa.Table, text: Vectors, params: MineParams, path: Path)
     standing for the pair of lowest id that has it, in order of pair ids: a tie goes to the lowest id. The space is the
     frozen text tower's. Raises NearsafeError when the split is empty or smaller than k.
     """
-    pairs = pairs.filter(pc.equal(pairs.column("split"), TRAIN_SPLIT)).sort_by("pair_id")
-    if pairs.num_rows == 0:
-        raise NearsafeError(f"{path}: column 'split': no pair of split {TRAIN_SPLIT!r}")
+    pairs = pairs_of(pairs, TRAIN_SPLIT, path).sort_by("pair_id")
     ids, safe = pairs.column("pair_id").to_pylist(), pairs.column("safe_caption_id").to_pylist()
-    pool: dict[str, str] = {}
-    for pair, caption in zip(ids, safe, strict=True):
-        pool.setdefault(caption, pair)
+    pool = mining_pool(zip(ids, safe, strict=True))
     if not 1 <= params.k <= len(pool):
         raise NearsafeError(f"mine_pairs.k: expected 1 to {len(pool)}, the safe captions of the pool, got {params.k}")
     unsafe, given = text.of(pairs.column("unsafe_caption_id").to_pylist()), text.of(safe)

@@ -7,11 +7,9 @@ python -m stages.paraphrase --params params.yaml --world data/world --embeddings
 import argparse
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from torch import Tensor
 
-from pipeline.attacks.paraphrase import ParaphraseParams, candidates, choose, mining_pool
+from pipeline.attacks.paraphrase import ParaphraseParams, candidates, choose
 from pipeline.errors import NearsafeError, run
 from pipeline.ids import content_id
 from pipeline.layout import table_file
@@ -21,7 +19,7 @@ from pipeline.precision import pick_device
 from pipeline.seeds import derive
 from pipeline.shards import output_hash
 from pipeline.tables import Output, read_output
-from pipeline.targets import TRAIN_SPLIT
+from pipeline.targets import TRAIN_SPLIT, mining_pool, pairs_of
 from pipeline.vectors import Vectors, read_vectors
 from pipeline.world.paraphrasing import GrammarParaphraser
 
@@ -77,27 +75,20 @@ def safe_pool(world: Path, embeddings: Path, model: Clip) -> Tensor:
     text: Vectors = read_vectors(embeddings)[0]
     if text.model_hash != model.hash:
         raise NearsafeError(f"{embeddings}: made by another model ({text.model_hash}) than --clip ({model.hash})")
-    pairs = _of_split(read_output(world, "pairs"), TRAIN_SPLIT, world)
+    pairs = pairs_of(read_output(world, "pairs"), TRAIN_SPLIT, world)
     ids = zip(pairs["pair_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True)
-    return text.of(mining_pool(list(ids)))
+    return text.of(list(mining_pool(ids)))
 
 
 def benchmark_captions(nsfwcaps: Path, split: str) -> tuple[dict[str, str], list[str]]:
     """Unsafe captions by id, and the text of each one's safe partner (of its first pair). Raises NearsafeError."""
     captions = read_output(nsfwcaps, "captions")
     texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
-    pairs = _of_split(read_output(nsfwcaps, "pairs"), split, nsfwcaps)
+    pairs = pairs_of(read_output(nsfwcaps, "pairs"), split, nsfwcaps)
     partner: dict[str, str] = {}
     for unsafe, safe in zip(pairs["unsafe_caption_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True):
         partner.setdefault(unsafe, safe)
     return {item: texts[item] for item in partner}, [texts[item] for item in partner.values()]
-
-
-def _of_split(pairs: pa.Table, split: str, path: Path) -> pa.Table:
-    found = pairs.filter(pc.equal(pairs["split"], split))
-    if found.num_rows == 0:
-        raise NearsafeError(f"{path}: column 'split': no pair of split {split!r}")
-    return found
 
 
 def parser() -> argparse.ArgumentParser:

@@ -105,8 +105,3 @@ def choose(
         kind: Choice(torch.tensor(pick), before, torch.stack([c[i] for c, i in zip(own, pick, strict=True)]))
         for kind, pick in picks.items()
     }
-
-
-def mining_pool(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Distinct safe captions of (pair id, safe caption id), in order of pair ids: the pool that targets come from."""
-    return list(dict.fromkeys(caption for _, caption in sorted(pairs)))

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.attacks.paraphrase import candidates, choose, mining_pool
+from pipeline.attacks.paraphrase import candidates, choose
 from pipeline.errors import NearsafeError
 from pipeline.layout import Data, table_file
 from pipeline.models.clip import load_clip
 from pipeline.tables import Output, read_output
+from pipeline.targets import mining_pool
 from pipeline.world.grammar import TEMPLATES, caption, parse, unsafe_edit
 from pipeline.world.paraphrasing import GrammarParaphraser
 from pipeline.world.scenes import Scene
@@ -81,7 +82,7 @@ def test_age_words_drop_a_wording_and_are_counted():
 
 
 def test_the_pool_is_every_safe_caption_once_in_order_of_pairs():
-    assert mining_pool([("p2", "b"), ("p0", "a"), ("p1", "b"), ("p3", "c")]) == ["a", "b", "c"]
+    assert list(mining_pool([("p2", "b"), ("p0", "a"), ("p1", "b"), ("p3", "c")])) == ["a", "b", "c"]
 
 
 @pytest.fixture(scope="module")
