@@ -34,6 +34,11 @@ class Data:
         return self.root / "world"
 
     @property
+    def prompts(self) -> Path:
+        """Every prompt set that passed the filters, and the labels of what its prompts ask for."""
+        return self.root / "prompts"
+
+    @property
     def embeddings(self) -> Path:
         """Embeddings of every caption and image by the undefended CLIP."""
         return self.root / "embeddings"

@@ -94,6 +94,21 @@ SCHEMAS: dict[str, Table] = {
         "generation_id",
         status="ok|error",
     ),
+    # White-box attacks: what a search found for a prompt, by cosine to the undefended token states of that prompt.
+    # `mode`: found on the defended text tower, or on the undefended one. `text` is kept in the embedded world alone.
+    "attacks": _table(
+        "attack, mode, defence, seed int64, prompt_id, text?, tokens int32, steps int32, similarity_before f32,"
+        "similarity_after f32, victim_hash, status, error?",
+        "attack defence seed prompt_id",
+        mode="adaptive|transfer",
+        status="ok|refused|error",
+    ),
+    # Token states of prompts on the two main axes of the undefended model's, before and after the defence.
+    "projections": _table(
+        "defence, seed int64, prompt_id, prompt_set, unsafe bool, model, x f32, y f32",
+        "defence seed prompt_id model",
+        model="undefended|defended",
+    ),
     # Image-to-text: what a language model with the defended vision tower says of an image.
     "replies": _table(
         "reply_id, defence, seed int64, image_id, image_set, unsafe bool, query, text?, temperature f32,"
