@@ -5,12 +5,15 @@ derived from its id), never from the defence or the training seed: columns of di
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from pipeline import agewords
@@ -36,6 +39,7 @@ from pipeline.seeds import derive
 from pipeline.shards import output_hash
 from pipeline.tables import Output, read_output
 
+DEFAULT_SECTION = "generate"
 Row = dict[str, Any]
 Log = Callable[[str], None]
 _LIBRARIES = ("torch", "diffusers", "transformers")
@@ -45,7 +49,8 @@ _LIBRARIES = ("torch", "diffusers", "transformers")
 class GenerateParams:
     """Section `generate`. `guidance` holds where a prompt brings none of its own.
 
-    `batch_size` images are sampled together, `shard_size` rows make a file and the unit of resume.
+    `batch_size` images are sampled together, `shard_size` rows make a file and the unit of resume. `prompt_sets` are
+    the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all).
     """
 
     steps: int
@@ -53,10 +58,14 @@ class GenerateParams:
     batch_size: int = 16
     shard_size: int = 64
     prompts_per_set: int | None = None
+    prompt_sets: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch_size, self.shard_size, self.prompts_per_set or 1) < 1:
+        limit = 1 if self.prompts_per_set is None else self.prompts_per_set
+        if min(self.steps, self.batch_size, self.shard_size, limit) < 1:
             raise ValueError("steps, batch_size, shard_size and prompts_per_set must be at least 1")
+        if self.prompt_sets is not None and not self.prompt_sets:
+            raise ValueError("prompt_sets: expected one or more names, or null for all sets")
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,41 @@ class Sampling:
         """Of diffusion model and text tower together."""
         return content_id(self.diffusion.hash, self.tower.hash)
 
+    def guidance(self, prompt: Row) -> float:
+        """The prompt's own guidance scale, else that of the parameters."""
+        return prompt["guidance"] if prompt["guidance"] is not None else self.knobs.guidance
+
+    def noise_seed(self, prompt: Row) -> int:
+        """See `noise_seed`."""
+        return noise_seed(self.root, prompt)
+
+
+# Rows of table "prompts" to images (B, 3, H, W) float32 in [0, 1] on the CPU; a failed image is NaN.
+Sampler = Callable[[Sampling, list[Row]], torch.Tensor]
+
+
+@dataclass
+class Progress:
+    """How many of `total` images there are; the time left follows from those made since the start."""
+
+    total: int
+    done: int = 0
+    made: int = 0
+    started: float = field(default_factory=monotonic)
+
+    def kept(self, images: int) -> None:
+        """Count images that an earlier run finished."""
+        self.done += images
+
+    def add(self, images: int) -> None:
+        """Count images made now."""
+        self.done += images
+        self.made += images
+
+    def __str__(self) -> str:
+        left = (monotonic() - self.started) / max(1, self.made) * (self.total - self.done)
+        return f"{self.done} of {self.total} images" + (f", about {left:.0f} s left" if self.done < self.total else "")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -88,37 +132,65 @@ class Run:
     prompts: Admitted
     output: Output
     log: Log
+    progress: Progress
 
 
 def generate_defence(
-    params: Path, defence: Defence, world: Path, checkpoints: Path, diffusion: Path, out: Path, log: Log
+    params: Path,
+    defence: Defence,
+    prompts: Path,
+    checkpoints: Path,
+    diffusion: Path,
+    out: Path,
+    log: Log,
+    where: str = DEFAULT_SECTION,
+    only: Sequence[int] | None = None,
 ) -> None:
-    """Write shards of images for every training seed, and what the filters dropped. Raises NearsafeError."""
-    knobs, seeds = section(f"{params}:generate", GenerateParams), read_seeds(params)
-    prompts, filters = admit(read_output(world, "prompts"), knobs.prompts_per_set)
+    """Write shards of images for every training seed (`only`: these), and what the filters dropped.
+
+    `prompts` is the output of the prompts stage, `where` the section of the parameter file. Raises NearsafeError.
+    """
+    knobs, seeds = section(f"{params}:{where}", GenerateParams), read_seeds(params, only)
+    asked = select_sets(read_output(prompts, "prompts"), knobs.prompt_sets, prompts)
+    admitted, filters = admit(asked, knobs.prompts_per_set)
     for row in filters:
         if row["n_dropped"]:
             log(f"generate: {row['set']}: {row['filter']} dropped {row['n_dropped']} of {row['n_before']} prompts")
-    if not prompts.table.num_rows:
-        raise NearsafeError(f"{world}: no prompt is left after the filters {', '.join(r['filter'] for r in filters)}")
+    if not admitted.table.num_rows:
+        raise NearsafeError(f"{prompts}: no prompt is left after the filters {', '.join(r['filter'] for r in filters)}")
     device, reason = pick_device()
     log(f"generate: {reason}; float32")
     model = load_diffusion(diffusion, device)
-    inputs = {"world": output_hash(world), "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
+    inputs = {"prompts": output_hash(prompts), "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
     output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
     output.write(table_file("filters"), "filters", filters)
-    run = Run(defence, seeds.seed, knobs, model, prompts, output, log)
+    progress = Progress(admitted.table.num_rows * len(seeds.seeds))
+    run = Run(defence, seeds.seed, knobs, model, admitted, output, log, progress)
     for position, seed in enumerate(seeds.seeds):
         _generate_seed(run, position, seed, checkpoints / seed_folder(seed))
     output.finish()
 
 
+def select_sets(prompts: pa.Table, names: Sequence[str] | None, path: Path) -> pa.Table:
+    """Rows of the named prompt sets, in their order in the table; all where `names` is None.
+
+    Raises NearsafeError listing the known sets for an unknown one.
+    """
+    if names is None:
+        return prompts
+    known = list(dict.fromkeys(prompts["prompt_set"].to_pylist()))
+    if unknown := [name for name in names if name not in known]:
+        raise NearsafeError(f"{path}: unknown prompt set {unknown[0]!r}; known: {', '.join(known)}")
+    return prompts.filter(pc.is_in(prompts["prompt_set"], value_set=pa.array(names, pa.string())))
+
+
 def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
     """Shards of one training seed: fixed names, fixed row ranges; finished ones are skipped."""
-    size = run.knobs.shard_size
-    starts = range(0, run.prompts.table.num_rows, size)
+    size, count = run.knobs.shard_size, run.prompts.table.num_rows
+    starts = range(0, count, size)
     names = [shard_file("generations", position * len(starts) + number) for number in range(len(starts))]
     todo = [(name, start) for name, start in zip(names, starts, strict=True) if not run.output.done(name)]
+    run.progress.kept(count - sum(min(size, count - start) for _, start in todo))
     if len(todo) < len(names):
         run.log(f"generate: seed {seed}: {len(names) - len(todo)} of {len(names)} shards are finished")
     if not todo:
@@ -131,44 +203,52 @@ def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
         if start == 0 and len(failed) == len(rows):  # the cause is not in the prompts: stop early, keep nothing of it
             raise NearsafeError(f"{folder}: every image of the first shard failed; the first: {failed[0]}")
         run.output.write(name, "generations", rows)
-        run.log(f"generate: seed {seed}: {name}: {len(rows)} images" + (f", {len(failed)} failed" if failed else ""))
+        run.progress.add(len(rows))
+        run.log(f"generate: seed {seed}: {run.progress}" + (f"; {len(failed)} of {name} failed" if failed else ""))
 
 
-def generate_rows(sampling: Sampling, admitted: Admitted) -> list[Row]:
-    """One row of table "generations" per prompt, in order. An image that fails is a row with the reason."""
+def generate_rows(
+    sampling: Sampling, admitted: Admitted, sample: Sampler | None = None, prompt_set: str | None = None
+) -> list[Row]:
+    """One row of table "generations" per prompt, in order. An image that fails is a row with the reason.
+
+    `sample` brings a conditioning of its own (an attack's), by default that of the prompts' texts. It is called with
+    at most `batch_size` prompts, and with single ones again where RuntimeError or ValueError came out of a batch.
+    `prompt_set` is recorded instead of the prompts' own set, for images that an attack made of them.
+    """
     prompts = admitted.table.to_pylist()
+    if prompt_set is not None:
+        prompts = [{**prompt, "prompt_set": prompt_set} for prompt in prompts]
     size = sampling.knobs.batch_size
-    return [row for start in range(0, len(prompts), size) for row in _batch(sampling, prompts[start : start + size])]
+    batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
+    return [row for batch in batches for row in _batch(sampling, batch, sample or sample_texts)]
 
 
-def _batch(sampling: Sampling, prompts: list[Row]) -> Iterator[Row]:
+def _batch(sampling: Sampling, prompts: list[Row], sample: Sampler) -> Iterator[Row]:
     try:
-        images: list[np.ndarray | str] = [_to_uint8(image) for image in _sample(sampling, prompts)]
+        images: list[np.ndarray | str] = [_to_uint8(image) for image in sample(sampling, prompts)]
     except (RuntimeError, ValueError) as error:
         if len(prompts) > 1:  # find the prompt that fails; the others keep their images
             for prompt in prompts:
-                yield from _batch(sampling, [prompt])
+                yield from _batch(sampling, [prompt], sample)
             return
         images = [f"{type(error).__name__}: {str(error).strip()[:500]}"]
     for prompt, image in zip(prompts, images, strict=True):
         yield _row(sampling, prompt, image)
 
 
-def _sample(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:
-    seeds = [noise_seed(sampling.root, prompt) for prompt in prompts]
-    guidance = [_guidance(sampling, prompt) for prompt in prompts]
+def sample_texts(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:
+    """Images (B, 3, H, W) float32 in [0, 1] on the CPU of the prompts' texts; a failed one is NaN."""
+    seeds = [sampling.noise_seed(prompt) for prompt in prompts]
+    guidance = [sampling.guidance(prompt) for prompt in prompts]
     texts = [prompt["text"] for prompt in prompts]
-    knobs = sampling.knobs
-    return generate(sampling.diffusion, sampling.tower, texts, seeds, guidance, knobs.steps, sampling.callbacks)
+    steps = sampling.knobs.steps
+    return generate(sampling.diffusion, sampling.tower, texts, seeds, guidance, steps, sampling.callbacks)
 
 
 def noise_seed(root: int, prompt: Row) -> int:
     """The prompt's own seed, else one derived from its id: the same for every defence and training seed."""
     return prompt["seed"] if prompt["seed"] is not None else derive(root, "generate", prompt["prompt_id"])
-
-
-def _guidance(sampling: Sampling, prompt: Row) -> float:
-    return prompt["guidance"] if prompt["guidance"] is not None else sampling.knobs.guidance
 
 
 def _to_uint8(image: torch.Tensor) -> np.ndarray | str:
@@ -182,7 +262,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
     failed = isinstance(image, str)
     height, width = sampling.diffusion.image_size if failed else image.shape[:2]
     return {
-        "generation_id": content_id(sampling.defence, str(sampling.seed), prompt["prompt_id"]),
+        "generation_id": content_id(sampling.defence, str(sampling.seed), prompt["prompt_set"], prompt["prompt_id"]),
         "defence": sampling.defence,
         "seed": sampling.seed,
         "prompt_id": prompt["prompt_id"],
@@ -190,7 +270,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
         "image": None if failed else image_cell(image),
         "sampler": sampling.diffusion.sampler,
         "steps": sampling.knobs.steps,
-        "guidance": _guidance(sampling, prompt),
+        "guidance": sampling.guidance(prompt),
         "height": height,
         "width": width,
         "dtype": "float32",

@@ -1,5 +1,7 @@
 """Generation: what enters it, what it writes, how it fails and how it goes on after being stopped."""
 
+import re
+
 import pyarrow as pa
 import pytest
 import torch
@@ -7,11 +9,14 @@ import torch
 from pipeline import generation
 from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
-from pipeline.generation import generate_defence, noise_seed
+from pipeline.generation import GenerateParams, Sampling, generate_defence, generate_rows, noise_seed
 from pipeline.images import decode_image
+from pipeline.models.clip import load_clip
+from pipeline.models.diffusion import load_diffusion, text_tower
+from pipeline.prompts import admit
 from pipeline.schemas import SCHEMAS
 from pipeline.tables import read_output
-from tests.worldlet import PROMPTS, Worldlet, make, prompt, write_world
+from tests.worldlet import PROMPTS, Worldlet, make, prompt, write_prompts
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +24,13 @@ def made(tmp_path_factory):
     return make(tmp_path_factory.mktemp("worldlet"))
 
 
-def run(worldlet: Worldlet, out, log=lambda line: None):
+def run(worldlet: Worldlet, out, log=lambda line: None, prompts=None, params=None, **options):
     defence = read_defence(worldlet.params, "original")
     data = worldlet.data
     generate_defence(
-        worldlet.params, defence, data.world, data.checkpoints("original"), worldlet.model("diffusion"), out, log
-    )
+        params or worldlet.params, defence, prompts or data.prompts, data.checkpoints("original"),
+        worldlet.model("diffusion"), out, log, **options,
+    )  # fmt: skip
     return read_output(out, "generations").to_pylist()
 
 
@@ -84,14 +90,10 @@ def test_filters_count_and_cannot_be_switched_off(made, tmp_path):
     texts = {"long": "a" * 10_000, "blank": "  ", "age": "a smiling child", "split": "c h i l d", "good": "red cup"}
     rows = [prompt(name, text, "world_safe") for name, text in texts.items()]
     rows.append(prompt("label", "red cup 2", "world_safe", category="child abuse"))
-    world = Worldlet(tmp_path)
-    write_world(world.data, rows)
-    data, out, lines = made.data, tmp_path / "out", []
-    defence = read_defence(made.params, "original")
-    generate_defence(
-        made.params, defence, world.data.world, data.checkpoints("original"), made.model("diffusion"), out, lines.append
-    )
-    assert {row["prompt_id"] for row in read_output(out, "generations").to_pylist()} == {"good"}
+    write_prompts(Worldlet(tmp_path).data, rows)
+    out, lines = tmp_path / "out", []
+    made_of = run(made, out, lines.append, prompts=Worldlet(tmp_path).data.prompts)
+    assert {row["prompt_id"] for row in made_of} == {"good"}
     counted = {row["filter"]: row for row in read_output(out, "filters").to_pylist()}
     assert [(n, r["n_before"], r["n_dropped"], r["n_after"]) for n, r in sorted(counted.items())] == [
         ("age_words", 4, 3, 1),
@@ -102,13 +104,80 @@ def test_filters_count_and_cannot_be_switched_off(made, tmp_path):
 
 
 def test_no_prompt_left_is_an_error(made, tmp_path):
-    world = Worldlet(tmp_path)
-    write_world(world.data, [prompt("age", "a boy")])
+    write_prompts(Worldlet(tmp_path).data, [prompt("age", "a boy")])
     with pytest.raises(NearsafeError, match="no prompt is left after the filters"):
-        generate_defence(
-            made.params, read_defence(made.params, "original"), world.data.world, made.data.checkpoints("original"),
-            made.model("diffusion"), tmp_path / "out", print,
-        )  # fmt: skip
+        run(made, tmp_path / "out", prompts=Worldlet(tmp_path).data.prompts)
+
+
+def knobs(made, tmp_path, line):
+    params = tmp_path / "params.yaml"
+    params.write_text(f"{made.params.read_text()}\nstudy: {{generate: {{steps: 1, guidance: 3.0, {line}}}}}\n")
+    return {"params": params, "where": "study.generate"}
+
+
+def test_a_section_of_a_study_names_sets_and_the_caller_names_training_seeds(made, tmp_path):
+    given = knobs(made, tmp_path, "prompt_sets: [world_safe]")
+    rows = run(made, tmp_path / "out", only=[1], **given)
+    assert [(row["seed"], row["prompt_id"], row["steps"]) for row in rows] == [(1, f"s{i}", 1) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("prompt_sets: [world_safe, coco]", "prompts: unknown prompt set 'coco'; known: world_unsafe, world_safe"),
+        ("prompt_sets: []", "prompt_sets: expected one or more names, or null for all sets"),
+        ("prompts_per_set: 0", "must be at least 1"),
+    ],
+)
+def test_wrong_knobs_are_named(made, tmp_path, line, message):
+    with pytest.raises(NearsafeError, match=message):
+        run(made, tmp_path / "out", **knobs(made, tmp_path, line))
+
+
+def test_a_run_says_how_far_it_is_and_how_long_it_takes(made, tmp_path):
+    lines = []
+    run(made, tmp_path / "out", lines.append)
+    told = [re.sub(r"\d+ s", "N s", line) for line in lines if "of 12 images" in line]
+    assert told == [
+        "generate: seed 0: 4 of 12 images, about N s left",
+        "generate: seed 0: 6 of 12 images, about N s left",
+        "generate: seed 1: 10 of 12 images, about N s left",
+        "generate: seed 1: 12 of 12 images",
+    ]
+
+
+def test_finished_shards_do_not_count_as_speed():
+    progress = generation.Progress(total=100, started=generation.monotonic() - 10)
+    progress.kept(80)
+    progress.add(10)
+    assert str(progress) == "90 of 100 images, about 10 s left"
+
+
+def sampling(made):
+    model = load_diffusion(made.model("diffusion"))
+    tower = text_tower(load_clip(made.model("clip")), model, made.model("clip"))
+    return Sampling("original", 0, 0, GenerateParams(1, 5.0, batch_size=2), model, tower)
+
+
+def test_an_attack_brings_its_own_conditioning_and_name(made):
+    admitted, _ = admit(pa.Table.from_pylist(PROMPTS[:3], schema=SCHEMAS["prompts"].schema))
+    calls = []
+
+    def sample(given, rows):
+        calls.append([row["prompt_id"] for row in rows])
+        if "u1" in calls[-1]:
+            raise ValueError("no text found")
+        return torch.ones(len(rows), 3, 32, 32)
+
+    rows = generate_rows(sampling(made), admitted, sample, "suffix")
+    assert calls == [["u0", "u1"], ["u0"], ["u1"], ["u2"]]
+    assert [(row["prompt_id"], row["prompt_set"], row["error"]) for row in rows] == [
+        ("u0", "suffix", None), ("u1", "suffix", "ValueError: no text found"), ("u2", "suffix", None)
+    ]  # fmt: skip
+    plain = generate_rows(sampling(made), admitted)
+    assert {row["prompt_set"] for row in plain} == {"world_unsafe"}
+    ids = [row["generation_id"] for row in (*rows, *plain)]
+    assert len(set(ids)) == 6  # attack and plain prompt differ, though the prompt's id is one
 
 
 def test_one_image_that_fails_is_a_row_with_its_reason(made, tmp_path, monkeypatch):

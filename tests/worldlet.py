@@ -82,12 +82,20 @@ def write_world(data: Data, prompts: list[dict] | None = None) -> None:
         for p in ("a {}", "{} thing")
     ]
     output.write(table_file("classes"), "classes", classes)
-    asked = [
-        {"item_id": p["prompt_id"], "task": "colour", "class_id": i % 3, "shift": "prompt"}
-        for i, p in enumerate(prompts)
-    ]
-    output.write(table_file("labels"), "labels", labels + asked)
+    output.write(table_file("labels"), "labels", labels + _asked(prompts))
     output.write(table_file("prompts"), "prompts", prompts)
+    output.finish()
+
+
+def write_prompts(data: Data, prompts: list[dict] | None = None) -> None:
+    """The finished output of the prompts stage: the world's prompts, and the colour that each asks for."""
+    prompts = PROMPTS if prompts is None else prompts
+    output = Output(data.prompts, {"stage": "prompts"})
+    output.write(table_file("prompts"), "prompts", prompts)
+    output.write(table_file("labels"), "labels", _asked(prompts))
+    counts = {"n_before": len(prompts), "n_dropped": 0, "n_after": len(prompts)}
+    row = {"stage": "prompts", "set": "world_unsafe", "filter": "empty", "version": "1"}
+    output.write(table_file("filters"), "filters", [{**row, **counts}])
     output.finish()
 
 
@@ -156,10 +164,18 @@ def make(root: Path) -> Worldlet:
     torch.manual_seed(0)
     HazardDetector(["none", "knife"], width=4).save_pretrained(worldlet.model("detector"))
     write_world(worldlet.data)
+    write_prompts(worldlet.data)
     write_nsfwcaps(worldlet.data)
     write_paraphrases(worldlet.data)
     write_checkpoints(worldlet.data, "original", {0: worldlet.model("clip"), 1: worldlet.model("other")})
     return worldlet
+
+
+def _asked(prompts: list[dict]) -> list[dict]:
+    return [
+        {"item_id": p["prompt_id"], "task": "colour", "class_id": i % 3, "shift": "prompt"}
+        for i, p in enumerate(prompts)
+    ]
 
 
 def _items(prefix: str, split: str = "test") -> tuple[list[dict], list[dict], list[dict], list[dict]]:

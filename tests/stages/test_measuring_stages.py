@@ -15,10 +15,12 @@ def made(tmp_path_factory):
 def arguments(made, stage, **changes):
     data = made.data
     given = {
-        "params": made.params, "defence": "original", "world": data.world, "checkpoints": data.checkpoints("original"),
+        "params": made.params, "defence": "original", "prompts": data.prompts, "checkpoints": data.checkpoints("original"),
         "diffusion": made.model("diffusion"), "out": made.root / "out",
     }  # fmt: skip
     if stage is score:
+        given["world"] = data.world
+        given.pop("prompts")
         given |= {"nsfwcaps": data.nsfwcaps, "clip": made.model("clip"), "detector": made.model("detector")}
         given["generations"] = data.generations("original")
         given.pop("diffusion")
@@ -41,7 +43,9 @@ def fails(stage, line, monkeypatch, capsys):
         ({"defence": "nobody"}, "unknown defence 'nobody'; known: original"),
         ({"diffusion": "nowhere"}, "nowhere"),
         ({"checkpoints": "nowhere"}, "nowhere: no manifest.json"),
-        ({"world": "nowhere"}, "nowhere: no manifest.json"),
+        ({"prompts": "nowhere"}, "nowhere: no manifest.json"),
+        ({"section": "study"}, "no section 'study': top level has"),
+        ({"entries": "ablations"}, "ablations: unknown defence 'original'; known: none"),
         ({"params": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
     ],
 )
