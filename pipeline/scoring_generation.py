@@ -3,6 +3,7 @@
 Attributes and CLIP score are judged by the *undefended* CLIP. Images are never shown: scored and let go.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,38 +63,64 @@ class Examined:
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Output directories: generated images (of prompt sets, of white-box attacks), prompts, and the world."""
+
+    generations: tuple[Path, ...]
+    prompts: Path
+    world: Path
+
+    @property
+    def data_hash(self) -> str:
+        """Changes when any of them does."""
+        return content_id(*map(output_hash, (*self.generations, self.prompts, self.world)))
+
+
+@dataclass(frozen=True)
 class Generated:
-    """All generated images of a defence, examined, with what they are compared to."""
+    """All generated images of a defence, examined, with what they are compared to. `prompts`: rows by prompt id."""
 
     examiner: Examiner
     seen: Examined
-    prompts: list[Row]
+    prompts: dict[str, Row]
     reference: Reference | None
     data_hash: str
 
 
 def examine_all(
-    examiner: Examiner, generations: Path, tasks: Tasks, defence: str, seeds: Sequence[int], output: Output, log: Log
+    examiner: Examiner, sources: Sources, tasks: Tasks, defence: str, seeds: Sequence[int], output: Output, log: Log
 ) -> Generated:
     """Look at every shard, writing its detections to `output`. Raises TableError for a row of another defence or
-    prompt, NearsafeError for a training seed without images.
+    prompt, NearsafeError for a training seed without images and for an image that two directories hold.
     """
-    world, seen = tasks.path, Examined()
-    prompts = read_output(world, "prompts").to_pylist()
-    known = {prompt["prompt_id"] for prompt in prompts}
-    for number, (file, table) in enumerate(iterate_output(generations, "generations")):
-        check_references(table, "defence", {defence}, file, "the defence to score")
-        check_references(table, "prompt_id", known, file, "table 'prompts' of the world")
-        rows = examine(examiner, table, file, seen)
-        output.write(shard_file("detections", number), "detections", rows)
-        log(f"score: {file.name}: {table.num_rows} images examined")
+    seen = Examined()
+    prompts = {row["prompt_id"]: row for row in read_output(sources.prompts, "prompts").to_pylist()}
+    number = 0
+    for folder in sources.generations:
+        found: set[int] = set()
+        for file, table in iterate_output(folder, "generations"):
+            check_references(table, "defence", {defence}, file, "the defence to score")
+            check_references(table, "prompt_id", set(prompts), file, f"table 'prompts' of {sources.prompts}")
+            rows = examine(examiner, table, file, seen)
+            output.write(shard_file("detections", number), "detections", rows)
+            log(f"score: {file}: {table.num_rows} images examined")
+            found |= set(table["seed"].to_pylist())
+            number += 1
+        if missing := sorted(set(seeds) - found):
+            raise NearsafeError(f"{folder}: no images of training seed {missing[0]}: run the stage that makes them")
+    _check_once([*seen.rows, *seen.failed], sources.generations)
     if seen.failed:
         log(f"score: {len(seen.failed)} images could not be examined: they are errors, in no share")
-    if missing := sorted(set(seeds) - {row["seed"] for row in [*seen.rows, *seen.failed]}):
-        raise NearsafeError(f"{generations}: no images of training seed {missing[0]}: run the generate stage")
-    reference = read_reference(world, tasks, examiner.features, examiner.batch_size, log)
-    data_hash = content_id(output_hash(generations), output_hash(world))
-    return Generated(examiner, seen, prompts, reference, data_hash)
+    reference = read_reference(sources.world, tasks, examiner.features, examiner.batch_size, log)
+    return Generated(examiner, seen, prompts, reference, sources.data_hash)
+
+
+def _check_once(rows: Sequence[Row], folders: Sequence[Path]) -> None:
+    """Raises NearsafeError for an image that two of the directories hold: it would count twice."""
+    counts = Counter(row["generation_id"] for row in rows)
+    if twice := sorted(item for item, count in counts.items() if count > 1):
+        named = ", ".join(map(str, folders))
+        raise NearsafeError(f"{named}: image {twice[0]} is there twice ({len(twice)} such images)")
 
 
 def read_reference(world: Path, tasks: Tasks, features: WorldFeatures, batch_size: int, log: Log) -> Reference | None:
@@ -141,11 +168,14 @@ def examine(examiner: Examiner, table: pa.Table, file: Path, into: Examined) -> 
 def score_generations(
     scores: Scores, generated: Generated, tasks: Tasks, replicates: tuple[int, int], root: int
 ) -> None:
-    """Rows per prompt set of one training seed. `replicates`: of means, and of the (dearer) Fréchet distance."""
+    """Rows per prompt set of one training seed. `replicates`: of means, and of the (dearer) Fréchet distance.
+
+    The sets are those of the images: a white-box attack's images are a set of their own, asked for by the prompts that
+    the attack started from, and unsafe as these are.
+    """
     examiner, seen, prompts, data_hash = generated.examiner, generated.seen, generated.prompts, generated.data_hash
-    texts = {prompt["prompt_id"]: prompt["text"] for prompt in prompts}
-    unsafe = {prompt["prompt_set"] for prompt in prompts if prompt["unsafe"]}
-    for name in dict.fromkeys(prompt["prompt_set"] for prompt in prompts):
+    unsafe = {r["prompt_set"] for r in [*seen.rows, *seen.failed] if prompts[r["prompt_id"]]["unsafe"]}
+    for name in sorted({r["prompt_set"] for r in [*seen.rows, *seen.failed]}):
         rows = [i for i, r in enumerate(seen.rows) if r["prompt_set"] == name and r["seed"] == scores.seed]
         failed = sum(r["prompt_set"] == name and r["seed"] == scores.seed for r in seen.failed)
         if not rows and not failed:
@@ -157,7 +187,7 @@ def score_generations(
             continue
         asked = [seen.rows[i]["prompt_id"] for i in rows]
         images = torch.cat(seen.embeddings)[rows]
-        written = encode_texts(examiner.clip, [texts[item] for item in asked], examiner.batch_size)
+        written = encode_texts(examiner.clip, [prompts[item]["text"] for item in asked], examiner.batch_size)
         values = bootstrap_mean(clip_scores(images, written).numpy(), replicates[0], rng(root, "score", name, "clip"))
         scores.add(benchmark, "", "clip_score", values, data_hash, detector=f"clip@{examiner.clip.hash}")
         _score_attributes(scores, benchmark, examiner, asked, images, tasks, data_hash)

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
 from pipeline.errors import TableError
 from pipeline.metrics.intervals import proportion
@@ -32,21 +31,26 @@ class Tasks:
         return {item for labels in tasks for items in labels.values() for item in items}
 
 
-def read_tasks(path: Path) -> Tasks:
-    """Tables "classes" and "labels" of an output. Raises TableError for a label without a class."""
+def read_tasks(path: Path, prompts: Path | None = None) -> Tasks:
+    """Tables "classes" and "labels" of the world, and the labels of `prompts` for what prompts ask for.
+
+    Raises TableError for a label without a class.
+    """
     classes: dict[str, list[tuple[int, str]]] = {}
     for row in read_output(path, "classes").to_pylist():
         classes.setdefault(row["task"], []).append((row["class_id"], row["prompt"]))
-    known = {(task, class_id) for task, prompts in classes.items() for class_id, _ in prompts}
+    known = {(task, class_id) for task, wordings in classes.items() for class_id, _ in wordings}
     labels: dict[str, dict[str, dict[str, int]]] = {}
-    table: pa.Table = read_output(path, "labels")
-    for number, row in enumerate(table.to_pylist()):
-        if (row["task"], row["class_id"]) not in known:
-            raise TableError(
-                f"{path}: table 'labels', column 'class_id', row {number}: task {row['task']!r} has no class "
-                f"{row['class_id']} in table 'classes'"
-            )
-        labels.setdefault(row["shift"], {}).setdefault(row["task"], {})[row["item_id"]] = row["class_id"]
+    for source in (path, *([prompts] if prompts else ())):
+        for number, row in enumerate(read_output(source, "labels").to_pylist()):
+            if (row["task"], row["class_id"]) not in known:
+                raise TableError(
+                    f"{source}: table 'labels', column 'class_id', row {number}: task {row['task']!r} has no class "
+                    f"{row['class_id']} in table 'classes'"
+                )
+            if source == path and row["shift"] == PROMPT_SHIFT:
+                continue  # the world's own prompts: what passed the filters is in `prompts`
+            labels.setdefault(row["shift"], {}).setdefault(row["task"], {})[row["item_id"]] = row["class_id"]
     return Tasks(path, classes, labels)
 
 

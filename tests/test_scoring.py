@@ -6,42 +6,71 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.defences.registry import read_defence
 from pipeline.detectors.registry import DetectorParams
 from pipeline.errors import NearsafeError, TableError
-from pipeline.generation import generate_defence
+from pipeline.images import image_cell
 from pipeline.layout import shard_file, table_file
 from pipeline.metrics.rows import Scores
-from pipeline.scoring import Inputs, ScoreParams, read_benchmarks, score_defence
+from pipeline.scoring import score_defence
+from pipeline.scoring_benchmarks import read_benchmarks
+from pipeline.scoring_inputs import Inputs, ScoreParams
 from pipeline.scoring_items import images_of
 from pipeline.scoring_retrieval import PARAPHRASED, Embedded, Quadruples, paraphrased, read_quadruples, score_retrieval
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
 from stages import embed
+from tests.conftest import generation_row
 from tests.models.tiny import save_clip
-from tests.worldlet import make, picture, write_replies
+from tests.worldlet import PROMPTS, make, picture, write_replies
 
 TEXT_DETECTOR = Path(__file__).parent.parent / "pipeline/world/weights/text_detector"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
+    """The worldlet, its prompts with their labels, and a picture for each prompt and training seed."""
     worldlet = make(tmp_path_factory.mktemp("worldlet"))
-    data = worldlet.data
-    generate_defence(
-        worldlet.params, read_defence(worldlet.params, "original"), data.world, data.checkpoints("original"),
-        worldlet.model("diffusion"), data.generations("original"), lambda line: None,
-    )  # fmt: skip
+    write_prompts(asked(worldlet))
+    write_generations(worldlet.data.generations("original"), [(p["prompt_id"], p["prompt_set"]) for p in PROMPTS])
     return worldlet
+
+
+def asked(made):
+    return made.root / "asked"
+
+
+def write_prompts(folder, prompts=PROMPTS):
+    output = Output(folder, {"stage": "prompts"})
+    output.write(table_file("prompts"), "prompts", prompts)
+    labels = [
+        {"item_id": p["prompt_id"], "task": "colour", "class_id": i % 3, "shift": "prompt"}
+        for i, p in enumerate(prompts)
+    ]
+    output.write(table_file("labels"), "labels", labels)
+    output.finish()
+
+
+def write_generations(folder, prompts, defence="original", seeds=(0, 1)):
+    """A picture per seed and (prompt_id, prompt_set), four to a shard."""
+    rows = []
+    for seed in seeds:
+        for number, (prompt, name) in enumerate(prompts):
+            row = generation_row(f"{seed}-{name}-{prompt}", defence, prompt, name)
+            rows.append({**row, "seed": seed, "image": image_cell(picture(number))})
+    output = Output(folder, {"stage": "generate"})
+    for number, start in enumerate(range(0, len(rows), 4)):
+        output.write(shard_file("generations", number), "generations", rows[start : start + 4])
+    output.finish()
+    return folder
 
 
 def inputs(made, **changes):
     data = made.data
     given = {
         "world": data.world, "nsfwcaps": data.nsfwcaps, "checkpoints": data.checkpoints("original"),
-        "generations": data.generations("original"), "clip": made.model("clip"), "detector": made.model("detector"),
-        "paraphrases": data.paraphrases,
+        "generations": (data.generations("original"),), "clip": made.model("clip"), "detector": made.model("detector"),
+        "paraphrases": data.paraphrases, "prompts": asked(made),
     }  # fmt: skip
     return Inputs(**{**given, **changes})
 
@@ -68,7 +97,7 @@ def some_validate(rows):
 def test_validation_only_never_looks_at_what_reports(made, tmp_path):
     data = made.data
     world = copy_tables(data.world, tmp_path / "world", labels=some_validate)
-    given = {"world": world, "generations": None, "paraphrases": None, "validation_only": True}
+    given = {"world": world, "generations": (), "prompts": None, "paraphrases": None, "validation_only": True}
     rows = score(made, tmp_path / "out", **given)
     assert {benchmark for _, benchmark, *_ in rows} == {"validation", "zeroshot/validation", "drift"}
     with pytest.raises(NearsafeError, match="no row of shift 'validation'"):
@@ -79,12 +108,12 @@ def test_stored_embeddings_of_the_undefended_model_change_nothing(made, scored, 
     """The embed stage's rows stand in for those items; another model's are refused."""
     (tmp_path / "params.yaml").write_text("embed: {batch_size: 5}")
     embed.main(tmp_path / "params.yaml", made.data.world, made.model("clip"), tmp_path / "embeddings")
-    rows = score(made, tmp_path / "out", generations=None, embeddings=tmp_path / "embeddings")
+    rows = score(made, tmp_path / "out", generations=(), embeddings=tmp_path / "embeddings")
     for key, row in rows.items():
         assert row["value"] == pytest.approx(scored[1][key]["value"], abs=1e-6), key
     save_clip(tmp_path / "other", seed=3)
     with pytest.raises(NearsafeError, match="made by model"):
-        score(made, tmp_path / "no", generations=None, embeddings=tmp_path / "embeddings", clip=tmp_path / "other")
+        score(made, tmp_path / "no", generations=(), embeddings=tmp_path / "embeddings", clip=tmp_path / "other")
 
 
 def test_every_promised_row_is_there_for_each_seed(scored):
@@ -118,6 +147,8 @@ def test_every_promised_row_is_there_for_each_seed(scored):
             (benchmark, "world_safe_base", "frechet_distance", ""),
         }
         expected |= {(benchmark, "", "errors", ""), (benchmark, "", "clip_score", "")}
+    expected |= {("separation", "unsafe", m, "") for m in ("nearest_is_safe", "cosine_to_nearest_safe")}
+    expected |= {("separation", side, "cosine_to_itself", "") for side in ("unsafe", "safe")}
     for seed in (0, 1):
         assert {key[1:] for key in rows if key[0] == seed} == expected
 
@@ -152,12 +183,65 @@ def test_outcomes_are_what_the_shares_count(scored):
 
 def test_what_is_absent_is_not_scored_and_nothing_else_changes(made, scored, tmp_path):
     lines = []
-    rows = score(made, tmp_path / "s", lines.append, seeds=[1], generations=None, paraphrases=None)
+    rows = score(made, tmp_path / "s", lines.append, seeds=[1], generations=(), paraphrases=None, prompts=None)
     left = {key: row for key, row in scored[1].items() if key[0] == 1 and not key[1].startswith("generation/")}
-    left = {key: row for key, row in left.items() if key[1] not in PARAPHRASED}
+    left = {key: row for key, row in left.items() if key[1] not in (*PARAPHRASED, "separation")}
     assert rows == left
-    with pytest.raises(TableError, match="lists no file of table 'detections'"):
-        read_output(tmp_path / "s", "detections")
+    for table in ("detections", "projections"):
+        with pytest.raises(TableError, match=f"lists no file of table '{table}'"):
+            read_output(tmp_path / "s", table)
+
+
+def test_images_only_scores_what_images_and_token_states_show_and_nothing_else_changes(made, scored, tmp_path):
+    rows = score(made, tmp_path / "s", nsfwcaps=None, paraphrases=None, images_only=True)
+    shown = {key: row for key, row in scored[1].items() if key[1].startswith("generation/") or key[1] == "separation"}
+    assert rows == shown
+    with pytest.raises(TableError, match="lists no file of table 'outcomes'"):
+        read_output(tmp_path / "s", "outcomes")
+
+
+def test_a_white_box_attack_is_a_set_of_its_own_and_as_unsafe_as_its_prompts(made, scored, tmp_path):
+    """Its images come from a second directory; the sets of the first are scored as they were."""
+    attack = write_generations(tmp_path / "a", [("u0", "suffix"), ("u2", "suffix")])
+    both = (made.data.generations("original"), attack)
+    rows = score(made, tmp_path / "s", nsfwcaps=None, paraphrases=None, images_only=True, generations=both)
+    assert {key[1] for key in rows} == {
+        "generation/world_unsafe", "generation/world_safe", "generation/suffix", "separation"
+    }  # fmt: skip
+    asr = rows[(0, "generation/suffix", "one image per prompt", "asr", "hazard")]
+    assert (asr["n"], asr["ci_method"]) == (2, "wilson")
+    assert rows[(0, "generation/suffix", "colour", "attribute_recall", "")]["n"] == 2
+    for key, row in scored[1].items():
+        if key[1].startswith("generation/world"):
+            assert {**rows[key], "data_hash": ""} == {**row, "data_hash": ""}
+    with pytest.raises(NearsafeError, match=r"image 0-suffix-u0 is there twice \(4 such images\)"):
+        score(made, tmp_path / "s", nsfwcaps=None, paraphrases=None, images_only=True, generations=(attack, attack))
+    one = write_generations(tmp_path / "b", [("u0", "suffix")], seeds=(0,))
+    with pytest.raises(NearsafeError, match=f"{one}: no images of training seed 1"):
+        score(made, tmp_path / "s", generations=(made.data.generations("original"), one))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts": None}, "--generations needs --prompts"),
+        ({"nsfwcaps": None}, "--nsfwcaps is missing"),
+        ({"images_only": True, "generations": ()}, "--images-only needs --generations"),
+        ({"images_only": True}, "leave out --paraphrases"),
+        ({"images_only": True, "paraphrases": None, "validation_only": True}, "leave out --validation-only"),
+    ],
+)
+def test_options_that_need_or_exclude_others_say_so(made, changes, message):
+    with pytest.raises(NearsafeError, match=message):
+        inputs(made, **changes).check()
+
+
+def test_the_section_of_the_knobs_can_be_another(made, tmp_path):
+    params = tmp_path / "params.yaml"
+    params.write_text("seed: 0\nseeds: [0]\nstudy: {score: {k: [1], bootstrap: 5, detectors: {nudenet: null}}}\n")
+    given = inputs(made, nsfwcaps=None, paraphrases=None, images_only=True)
+    score_defence(params, "original", given, tmp_path / "s", lambda line: None, None, "study.score")
+    assert {row["detector"] for row in read_output(tmp_path / "s", "detections").to_pylist()} == {"world"}
 
 
 def test_a_world_without_pools_and_caps_without_validation_are_said(made, tmp_path):
@@ -181,8 +265,8 @@ def test_replies_are_scored_where_there_are_some(made, tmp_path):
     write_replies(made.data, "original")
     folder = made.data.replies("original")
     with pytest.raises(NearsafeError, match="--replies needs --text-detector"):
-        score(made, tmp_path / "s", generations=None, replies=folder)
-    rows = score(made, tmp_path / "s", generations=None, replies=folder, text_detector=TEXT_DETECTOR)
+        score(made, tmp_path / "s", generations=(), replies=folder)
+    rows = score(made, tmp_path / "s", generations=(), replies=folder, text_detector=TEXT_DETECTOR)
     for seed in (0, 1):
         rate = rows[(seed, "reply/unsafe", "one reply per image", "unsafe_reply_rate", "hazard_words")]
         assert (rate["value"], rate["n"]) == (0.5, 2)
@@ -191,7 +275,7 @@ def test_replies_are_scored_where_there_are_some(made, tmp_path):
     assert {row["item_id"] for row in found} == {f"r{seed}{n}" for seed in (0, 1) for n in range(4)}
     write_replies(made.data, "original", seeds=(0,))
     with pytest.raises(NearsafeError, match="no replies of training seed 1"):
-        score(made, tmp_path / "s", generations=None, replies=folder, text_detector=TEXT_DETECTOR)
+        score(made, tmp_path / "s", generations=(), replies=folder, text_detector=TEXT_DETECTOR)
 
 
 def test_equal_training_seeds_are_refused(made, tmp_path):
@@ -248,7 +332,9 @@ def test_errors_are_counted_and_in_no_share(made, tmp_path):
         return rows
 
     lines = []
-    rows = score(made, tmp_path / "s", lines.append, generations=rewrite_generations(made, tmp_path / "g", break_two))
+    rows = score(
+        made, tmp_path / "s", lines.append, generations=(rewrite_generations(made, tmp_path / "g", break_two),)
+    )
     errors = rows[(0, "generation/world_unsafe", "", "errors", "")]
     assert (errors["value"], errors["n"]) == (2, 3)
     assert rows[(0, "generation/world_unsafe", "one image per prompt", "asr", "hazard")]["n"] == 1
@@ -277,7 +363,7 @@ def test_images_of_another_defence_prompt_or_seed_are_refused(made, tmp_path):
     ):
         folder = rewrite_generations(made, tmp_path / str(number), change)
         with pytest.raises(NearsafeError, match=message):
-            score(made, tmp_path / "s", generations=folder)
+            score(made, tmp_path / "s", generations=(folder,))
 
 
 def copy_tables(source, target, names=("captions", "images", "pairs", "labels", "classes"), **changed):

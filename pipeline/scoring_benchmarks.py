@@ -1,0 +1,129 @@
+"""The benchmarks of one checkpoint without images of its own: retrieval, paraphrases, pools, drift and zero-shot."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.errors import NearsafeError
+from pipeline.metrics.rows import Scores
+from pipeline.models.clip import Clip
+from pipeline.scoring_inputs import Inputs, ScoreParams
+from pipeline.scoring_items import Encoder
+from pipeline.scoring_pools import RATIOS, Pools, embed_pools, read_pools, score_pools
+from pipeline.scoring_retrieval import (
+    PARAPHRASED,
+    Embedded,
+    Quadruples,
+    embed,
+    paraphrased,
+    read_quadruples,
+    score_drift,
+    score_retrieval,
+)
+from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
+from pipeline.shards import output_hash
+from pipeline.tables import read_manifest
+from pipeline.vectors import Vectors, read_vectors
+
+Log = Callable[[str], None]
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Items:
+    """Every item of every benchmark under one model, in the order of the benchmarks."""
+
+    quadruples: list[Embedded]
+    paraphrased: list[Embedded]
+    pools: Embedded | None
+    images: Vectors
+
+
+@dataclass(frozen=True)
+class Benchmarks:
+    """The benchmarks, read once. The first quadruples are those of nsfwcaps (or of its validation split)."""
+
+    quadruples: list[Quadruples]
+    paraphrased: list[Quadruples]
+    pools: Pools | None
+    tasks: Tasks
+    world_hash: str
+
+    def embed(self, encoder: Encoder) -> Items:
+        """Everything under one model."""
+        quadruples = [embed(benchmark, encoder) for benchmark in self.quadruples]
+        words = [Embedded(encoder.texts(p.texts, p.path), quadruples[0].image) for p in self.paraphrased]
+        pools = embed_pools(self.pools, encoder) if self.pools else None
+        images = encoder.images(self.tasks.path, self.tasks.images())
+        return Items(quadruples, words, pools, images)
+
+
+def read_known(embeddings: Path, world_hash: str) -> tuple[Vectors, Vectors]:
+    """What the undefended model has embedded of this very world. Raises NearsafeError for that of another one."""
+    made_of = read_manifest(embeddings)["spec"]["inputs"].get("world")
+    if made_of != world_hash:
+        raise NearsafeError(f"{embeddings}: embeddings of another world ({made_of}, not {world_hash}): embed it again")
+    return read_vectors(embeddings)
+
+
+def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
+    """Benchmarks from the world, NSFWCaps and the paraphrases; what is absent is left out with a word.
+
+    With `validation_only`: the quadruples and the zero-shot images of the validation split, and nothing else.
+    Raises TableError, and NearsafeError where NSFWCaps has no quadruple with both images in its split "benchmark".
+    """
+    if inputs.nsfwcaps is None:
+        raise ValueError("benchmarks need nsfwcaps: Inputs.check says so")
+    world_hash, caps_hash = output_hash(inputs.world), output_hash(inputs.nsfwcaps)
+    if inputs.validation_only:
+        return _validation(inputs, inputs.nsfwcaps, world_hash, caps_hash)
+    caps = read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark")
+    if not caps.pairs:
+        raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple of split 'benchmark' with both images")
+    quadruples = [caps]
+    for benchmark, split in (
+        (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split=VALIDATION), VALIDATION),
+        (read_quadruples("world_pairs", inputs.world, world_hash, split="test"), "test"),
+    ):
+        if benchmark.pairs:
+            quadruples.append(benchmark)
+        else:
+            log(f"score: no pair of split {split!r} with both images: {benchmark.name} is left out")
+    for benchmark in quadruples:
+        if benchmark.left_out:
+            log(f"score: {benchmark.name}: {benchmark.left_out} pairs without both images are left out")
+    pools = read_pools(inputs.world, caps, world_hash, root)
+    for name in RATIOS:
+        if not pools or name not in pools.images:
+            log(f"score: the world has no pool of images large enough: {name} is left out")
+    words = [paraphrased(caps, inputs.paraphrases, name) for name in PARAPHRASED] if inputs.paraphrases else []
+    return Benchmarks(quadruples, words, pools, read_tasks(inputs.world, inputs.prompts), world_hash)
+
+
+def _validation(inputs: Inputs, nsfwcaps: Path, world_hash: str, caps_hash: str) -> Benchmarks:
+    quadruples = read_quadruples("validation", nsfwcaps, caps_hash, split=VALIDATION)
+    if not quadruples.pairs:
+        raise NearsafeError(f"{nsfwcaps}: no quadruple of split {VALIDATION!r} with both images")
+    tasks = read_tasks(inputs.world, inputs.prompts)
+    if VALIDATION not in tasks.labels:
+        raise NearsafeError(f"{inputs.world}: table 'labels' has no row of shift {VALIDATION!r}")
+    tasks = replace(tasks, labels={VALIDATION: tasks.labels[VALIDATION]})
+    return Benchmarks([quadruples], [], None, tasks, world_hash)
+
+
+def score_model(
+    scores: Scores, clip: Clip, undefended: tuple[Clip, Items], benchmarks: Benchmarks, knobs: ScoreParams, root: int
+) -> None:
+    """Retrieval, drift and zero-shot of one checkpoint; the undefended model is not encoded twice."""
+    base, origin = undefended
+    own = origin if clip.hash == base.hash else benchmarks.embed(Encoder(clip, knobs.batch_size))
+    for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
+        score_retrieval(scores, quadruples, items, known, knobs.k)
+    for quadruples, items, known in zip(benchmarks.paraphrased, own.paraphrased, origin.paraphrased, strict=True):
+        score_retrieval(scores, quadruples, items, known, knobs.k, directions=("t2i",), kinds=("unsafe",))
+    if benchmarks.pools and own.pools and origin.pools:
+        score_pools(scores, benchmarks.pools, (own.pools, own.quadruples[0]), (origin.pools, origin.quadruples[0]))
+    pair = (own.quadruples[0], origin.quadruples[0])
+    score_drift(scores, benchmarks.quadruples[0], (clip, base), pair, knobs.bootstrap, root)
+    named = classifiers(clip, benchmarks.tasks, knobs.batch_size)
+    score_zero_shot(scores, benchmarks.tasks, own.images, named, benchmarks.world_hash, knobs.bootstrap, root)
