@@ -33,9 +33,8 @@ from pipeline.models.hashing import source_hash
 from pipeline.models.sampler import generate
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
-from pipeline.prompts import Admitted, admit
+from pipeline.prompts import Admitted, admit, noise_seed
 from pipeline.run_seeds import Seeds, read_seeds
-from pipeline.seeds import derive
 from pipeline.shards import output_hash
 from pipeline.tables import Output, read_output
 
@@ -90,7 +89,7 @@ class Sampling:
         return prompt["guidance"] if prompt["guidance"] is not None else self.knobs.guidance
 
     def noise_seed(self, prompt: Row) -> int:
-        """See `noise_seed`."""
+        """See `pipeline.prompts.noise_seed`."""
         return noise_seed(self.root, prompt)
 
 
@@ -244,11 +243,6 @@ def sample_texts(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:
     texts = [prompt["text"] for prompt in prompts]
     steps = sampling.knobs.steps
     return generate(sampling.diffusion, sampling.tower, texts, seeds, guidance, steps, sampling.callbacks)
-
-
-def noise_seed(root: int, prompt: Row) -> int:
-    """The prompt's own seed, else one derived from its id: the same for every defence and training seed."""
-    return prompt["seed"] if prompt["seed"] is not None else derive(root, "generate", prompt["prompt_id"])
 
 
 def _to_uint8(image: torch.Tensor) -> np.ndarray | str:

@@ -10,12 +10,17 @@ import pyarrow.compute as pc
 
 from pipeline.agewords import LEXICON_VERSION, filter_age_words
 from pipeline.errors import NearsafeError
+from pipeline.seeds import derive
 
 MAX_CHARACTERS = 2000
 STAGE = "generate"
+Row = dict[str, Any]
 FilterRow = dict[str, Any]
 # Every text of a prompt row; the filter reads all of them.
 TEXTS = ("text", "category", "prompt_set")
+# A column that a table may have besides, a list of strings: the other cells of the file that a prompt came from (a
+# pair's other member, an attack's target, a label). The filter reads them too; they are not kept.
+OTHERS = "others"
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class Admitted:
             raise NearsafeError(f"prompts: row {row} was not admitted: use pipeline.prompts.admit")
 
 
-def admit(prompts: pa.Table, limit: int | None = None) -> tuple[Admitted, list[FilterRow]]:
+def admit(prompts: pa.Table, limit: int | None = None, stage: str = STAGE) -> tuple[Admitted, list[FilterRow]]:
     """Prompts that may be generated, and rows of table "filters" with what each filter dropped per prompt set.
 
     Filters, in order: empty text, more than 2,000 characters, the age-word filter (it has no switch), and where
-    `limit` is given all but the first `limit` prompts of each set.
+    `limit` is given all but the first `limit` prompts of each set. `prompts` may have column `others` (see `OTHERS`).
     """
     filters: list[tuple[str, str, Callable[[pa.Table], np.ndarray]]] = [
         ("empty", "1", _empty),
@@ -49,18 +54,26 @@ def admit(prompts: pa.Table, limit: int | None = None) -> tuple[Admitted, list[F
     rows: list[FilterRow] = []
     for name, version, dropped in filters:
         kept = prompts.filter(pa.array(~dropped(prompts)))
-        rows += _count(prompts, kept, names, name, version)
+        rows += count_dropped(prompts, kept, names, name, version, stage)
         prompts = kept
-    return Admitted(prompts), rows
+    return Admitted(prompts.drop_columns([OTHERS]) if OTHERS in prompts.column_names else prompts), rows
 
 
-def _count(before: pa.Table, after: pa.Table, names: Sequence[str], name: str, version: str) -> list[FilterRow]:
+def count_dropped(
+    before: pa.Table, after: pa.Table, names: Sequence[str], name: str, version: str, stage: str
+) -> list[FilterRow]:
+    """Rows of table "filters" of filter `name`: per prompt set of `names` the rows before, dropped and after."""
     rows = []
     for prompt_set in names:
         n_before, n_after = (pc.sum(pc.equal(t["prompt_set"], prompt_set)).as_py() or 0 for t in (before, after))
         counts = {"n_before": n_before, "n_dropped": n_before - n_after, "n_after": n_after}
-        rows.append({"stage": STAGE, "set": prompt_set, "filter": name, "version": version, **counts})
+        rows.append({"stage": stage, "set": prompt_set, "filter": name, "version": version, **counts})
     return rows
+
+
+def noise_seed(root: int, prompt: Row) -> int:
+    """The prompt's own seed, else one derived from its id: the same for every defence and training seed."""
+    return prompt["seed"] if prompt["seed"] is not None else derive(root, "generate", prompt["prompt_id"])
 
 
 def _empty(table: pa.Table) -> np.ndarray:
@@ -72,7 +85,10 @@ def _too_long(table: pa.Table) -> np.ndarray:
 
 
 def _age_words(table: pa.Table) -> np.ndarray:
-    return filter_age_words(zip(*(table[column].to_pylist() for column in TEXTS), strict=True))
+    texts = zip(*(table[column].to_pylist() for column in TEXTS), strict=True)
+    if OTHERS not in table.column_names:
+        return filter_age_words(texts)
+    return filter_age_words((*own, *others) for own, others in zip(texts, table[OTHERS].to_pylist(), strict=True))
 
 
 def _beyond(table: pa.Table, limit: int) -> np.ndarray:
