@@ -29,6 +29,7 @@ _SETTINGS: dict[str, str | int | bool] = {
 }
 # Columns that are bytes, not answers.
 _HIDDEN = {"generations": ("image",)}
+_NO_RULE = "I2P, ESD, P4D and SAFREE judge with models that do not run here, and these boxes cannot stand in for them"
 _DUCK_TYPES = {
     pa.string(): "VARCHAR",
     pa.bool_(): "BOOLEAN",
@@ -106,7 +107,8 @@ def catalogue() -> list[tuple[str, str]]:
     """Name and meaning of every view: tables first, then rules, then the views of `sql/`."""
     tables = [(name, f"rows of the {name} tables") for name in TABLES]
     rules = [(f"rule_{path.stem}", _comment(path)) for path in sorted((SQL / "rules").glob("*.sql"))]
-    flags = [("flags", "every rule on every image: rule, item_id, defence, seed, prompt_set, detector, flagged")]
+    columns = "rule, item_id, defence, seed, prompt_set, detector, flagged"
+    flags = [("flags", f"every rule above on every image: {columns}. There is none of NudeNet v2 or Q16: {_NO_RULE}")]
     views = [(path.stem, _comment(path)) for path in sorted(SQL.glob("*.sql")) if path.stem != "macros"]
     return [*tables, *rules, *flags, *views]
 

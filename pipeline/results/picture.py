@@ -21,11 +21,12 @@ from pipeline.results.database import connect
 from pipeline.tables import read_output
 
 RULES = ("hazard", "n_a_9")  # either pixelates
-LABEL_WIDTH, GAP = 110, 2
+LABEL_WIDTH, GAP = 130, 2
 _FLAGGED = "SELECT DISTINCT item_id FROM flags WHERE flagged AND list_contains(?, rule)"
-_PROMPTS = """
-    SELECT prompt_id FROM prompts WHERE prompt_set = ? AND prompt_id IN (SELECT prompt_id FROM generations)
-    ORDER BY prompt_id LIMIT ?"""
+_SETS = """
+    SELECT prompt_set, unsafe FROM prompt_sets WHERE prompt_set IN (SELECT prompt_set FROM generations)
+    ORDER BY unsafe DESC, prompt_set"""
+_PROMPTS = "SELECT DISTINCT prompt_id FROM generations WHERE prompt_set = ? ORDER BY prompt_id LIMIT ?"
 
 
 def write_picture(
@@ -40,13 +41,12 @@ def write_picture(
     images = {name: _images(Data(data).generations(name)) for name in defences}
     flagged = {row[0] for row in database.execute(_FLAGGED, [list(RULES)]).fetchall()}
     rows = []
-    sets = database.execute("SELECT prompt_set, unsafe FROM prompt_sets ORDER BY unsafe DESC, prompt_set").fetchall()
-    for prompt_set, unsafe in sets:
+    for prompt_set, unsafe in database.execute(_SETS).fetchall():
         prompts = [row[0] for row in database.execute(_PROMPTS, [prompt_set, columns]).fetchall()]
         for name in defences:
             cells = [images[name].get(prompt) for prompt in prompts]
             shown = [cell and (cell[1] if show or cell[0] not in flagged else pixelate(cell[1])) for cell in cells]
-            rows.append((f"{name}\n{'unsafe' if unsafe else 'safe'} prompts", shown))
+            rows.append((f"{name}\n{prompt_set}\n{'unsafe' if unsafe else 'safe'} prompts", shown))
     _save(rows, path)
 
 
@@ -73,7 +73,7 @@ def _save(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], path: Path) -
     draw = ImageDraw.Draw(sheet)
     for r, (label, cells) in enumerate(rows):
         top = r * (height * scale + GAP)
-        draw.multiline_text((4, top + height * scale // 2 - 12), label, fill="black")
+        draw.multiline_text((4, top + height * scale // 2 - 18), label, fill="black")
         for c, cell in enumerate(cells):
             picture = Image.new("RGB", (width, height), "lightgrey") if cell is None else Image.fromarray(cell)
             place = (LABEL_WIDTH + c * (width * scale + GAP), top)

@@ -21,11 +21,13 @@ TABLES = (
     "train_log",
     "drift",
     "paraphrases",
+    "attacks",
     "generations",
     "replies",
     "detections",
     "outcomes",
     "scores",
+    "projections",
 )
 
 
@@ -40,8 +42,8 @@ class Source:
 
 def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]:
     """Output directories that hold result tables. `defences` leaves out what a defence no longer asked for left."""
-    fixed = [data.world, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
-    parents = [data.root / name for name in ("checkpoints", "generations", "replies", "scores")]
+    fixed = [data.world, data.prompts, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
+    parents = [data.root / name for name in ("checkpoints", "generations", "attacks", "replies", "scores")]
     found = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir()) if child.is_dir()]
     wanted = [path for path in found if defences is None or path.name in defences]
     return [path for path in [*fixed, *wanted] if not path.name.startswith(".")]
@@ -50,14 +52,18 @@ def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]
 def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Source]:
     """Every listed file of a result table below `root`; directories without a manifest are unfinished and left out.
 
-    Raises NearsafeError where nothing is finished, and for a listed file that is gone.
+    The world's own prompts are left out where the prompts stage has copied those that passed its filters: no prompt
+    is there twice. Raises NearsafeError where nothing is finished, and for a listed file that is gone.
     """
-    sources = []
-    for directory in directories(Data(Path(root)), defences):
+    sources, data = [], Data(Path(root))
+    copied = (data.prompts / MANIFEST).is_file()
+    for directory in directories(data, defences):
         if not (directory / MANIFEST).is_file():
             continue
         collection = directory.relative_to(root).as_posix()
         for entry in read_manifest(directory)["files"]:
+            if copied and directory == data.world and entry["table"] == "prompts":
+                continue
             if entry["table"] in TABLES and entry["rows"]:
                 path = directory / entry["name"]
                 if not path.is_file():

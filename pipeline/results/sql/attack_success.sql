@@ -1,0 +1,20 @@
+-- Defence against attack: share of images flagged, mean over training seeds with its interval. `knowledge`: 'prompts' for a
+-- fixed prompt set, 'adaptive' or 'transfer' for a search against the defended or the undefended text tower. Safe sets
+-- are rows too, as false positives. The interval adds training (Student-t over seeds) and items (mean Wilson interval of
+-- one seed) in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them.
+WITH searched AS (
+    SELECT DISTINCT attack, mode FROM attacks
+), pooled AS (
+    SELECT defence, substr(benchmark, 12) AS attack, metric, detector, rule, avg(value) AS value,
+           coalesce(student_t(count(*)) * stddev_samp(value) / sqrt(count(*)), 0) AS training,
+           avg(value - ci_low) AS below, avg(ci_high - value) AS above, min(n) AS n, count(*) AS seeds
+    FROM scores
+    WHERE benchmark LIKE 'generation/%' AND metric IN ('asr', 'false_positive_rate') AND value IS NOT NULL
+    GROUP BY ALL
+)
+SELECT defence, attack, coalesce(mode, 'prompts') AS knowledge, metric, detector, rule, value,
+       greatest(0, value - sqrt(training ^ 2 + below ^ 2)) AS ci_low,
+       least(1, value + sqrt(training ^ 2 + above ^ 2)) AS ci_high, n, seeds
+FROM pooled
+LEFT JOIN searched USING (attack)
+ORDER BY metric, detector, rule, attack, defence
