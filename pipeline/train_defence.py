@@ -6,14 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from pipeline import checkpoint, curriculum, seeds, training, training_set
+from safetensors.torch import save_file
+
+from pipeline import checkpoint, curriculum, mining, seeds, token_set, training, training_set
 from pipeline.checkpoint import Log
-from pipeline.defences import losses, protocol
+from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
 from pipeline.layout import MANIFEST, seed_folder, shard_file
 from pipeline.metrics.drift import tower_sizes
-from pipeline.models import adapters
+from pipeline.models import adapters, finetune
 from pipeline.models import clip as clip_module
 from pipeline.models.clip import load_clip
 from pipeline.models.export import copy_clip, export_clip
@@ -23,12 +25,18 @@ from pipeline.precision import pick_device, pick_precision
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.shards import output_hash
 from pipeline.tables import Output
-from pipeline.training import Job, TrainParams, train
-from pipeline.training_set import read_training_set
+from pipeline.token_set import TokenSet, read_token_set
+from pipeline.training import Job, Trained, TrainParams, train
+from pipeline.training_set import TrainingSet, read_training_set
 
 _RESUME = ".resume"
+FIXED = "defence.safetensors"
+"""The method's own tensors inside a seed folder, where it has some: no part of the model."""
 _LIBRARIES = ("torch", "transformers", "peft")
-_CODE = (checkpoint, curriculum, seeds, training, training_set, losses, protocol, adapters, clip_module)
+_CODE = (
+    *(checkpoint, curriculum, mining, seeds, token_set, training, training_set),
+    *(losses, token_losses, protocol, adapters, clip_module, finetune),
+)
 
 
 @dataclass(frozen=True)
@@ -83,9 +91,7 @@ def _train_all(
     device, why_device = pick_device()
     dtype, why_dtype = pick_precision(knobs.precision, device)
     report(f"{defence.name}: {why_device}; {why_dtype}")
-    data = read_training_set(
-        inputs.world, inputs.embeddings, inputs.targets, inputs.buckets, clip=load_clip(inputs.clip)
-    )
+    data = _read(defence, knobs, inputs)
     report(f"{defence.name}: {data.describe()}")
     spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype)}
     output = Output(out, spec, resume=not (out / MANIFEST).exists())
@@ -97,17 +103,33 @@ def _train_all(
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)
             state = out / _RESUME / f"{folder}.safetensors"
-            model, log = train(job, load_clip(inputs.clip, device), state, report)
-            export_clip(model, inputs.clip, out / folder)
-            output.write(drift_file, "drift", log.drift_rows(defence.name, seed, tower_sizes(model)))
-            output.write(log_file, "train_log", log.rows(defence.name, seed))
+            found = train(job, load_clip(inputs.clip, device), state, report)
+            _export(found, inputs.clip, out / folder)
+            output.write(drift_file, "drift", found.log.drift_rows(defence.name, seed, tower_sizes(found.model)))
+            output.write(log_file, "train_log", found.log.rows(defence.name, seed))
         output.add_file(folder)
     output.finish()
 
 
+def _read(defence: Defence, knobs: TrainParams, inputs: Inputs) -> TrainingSet | TokenSet:
+    clip = load_clip(inputs.clip)
+    if defence.input == "tokens":
+        return read_token_set(inputs.world, clip, inputs.buckets if knobs.curriculum else None)
+    return read_training_set(inputs.world, inputs.embeddings, inputs.targets, inputs.buckets, clip)
+
+
+def _export(found: Trained, base: Path, folder: Path) -> None:
+    export_clip(found.model, base, folder)
+    if found.fixed:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}, folder / FIXED)
+
+
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:
     """Everything a checkpoint depends on; a change of any of it starts training afresh."""
-    tables = {name: output_hash(getattr(inputs, name)) for name in ("world", "embeddings", "targets", "buckets")}
+    names = ("world", "embeddings", "targets", "buckets")
+    if defence.input == "tokens":  # needs prompt pairs alone, and difficulties for a curriculum
+        names = ("world", "buckets") if knobs.curriculum else ("world",)
+    tables = {name: output_hash(getattr(inputs, name)) for name in names}
     return {
         "stage": "train",
         "defence": defence.name,

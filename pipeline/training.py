@@ -1,11 +1,12 @@
-"""One training loop for every trained defence: adapters on a frozen CLIP, losses against cached frozen embeddings."""
+"""One training loop for every trained defence: adapters or a full fine-tune, losses against the frozen model."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,24 +15,29 @@ from transformers import CLIPModel
 from pipeline import checkpoint, seeds
 from pipeline.checkpoint import Log
 from pipeline.curriculum import epoch_rows
-from pipeline.defences.protocol import Batch
+from pipeline.defences.protocol import Batch, TokenBatch
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
-from pipeline.models.adapters import TOWERS, Lora, attach, drift, merge, trainable
+from pipeline.models.adapters import TOWERS, Lora, trainable
 from pipeline.models.clip import Clip
+from pipeline.models.finetune import tune
 from pipeline.precision import Precision
-from pipeline.training_set import TrainingSet, forward
+from pipeline.token_set import TokenSet
+from pipeline.training_set import TrainingSet
 
 Report = Callable[[str], None]
+_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass(frozen=True)
 class TrainParams:
     """Knobs that all trained defences share; an entry under `defences` may override any under its own `train`.
 
-    Adam with constant learning rate and no weight decay (safer_clip.md section 5). `curriculum`: epoch 1 sees easy
-    pairs, 2 also medium ones, from 3 on all. `checkpoint_seconds`: wall time between checkpoints. `log_every`: steps
-    between printed lines; the log table has every step.
+    `lora` null trains every parameter of the defence's towers (des.md section 4). Constant learning rate; Adam without
+    weight decay by default (safer_clip.md section 5). `curriculum`: epoch 1 sees easy pairs, 2 also medium ones, from 3
+    on all. `categories`: only pairs of these categories of unsafe content; the pool of safe captions stays whole.
+    `checkpoint_seconds`: wall time between checkpoints. `log_every`: steps between printed lines; the log table has
+    every step.
     """
 
     batch_size: int
@@ -40,13 +46,18 @@ class TrainParams:
     max_grad_norm: float | None
     precision: Precision
     curriculum: bool
-    lora: Lora
+    lora: Lora | None
     checkpoint_seconds: float
     log_every: int
+    optimizer: Literal["adam", "adamw"] = "adam"
+    weight_decay: float = 0.0
+    categories: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        if min(self.batch_size, self.epochs, self.log_every) < 1 or self.lr <= 0:
-            raise ValueError("batch_size, epochs and log_every must be 1 or more, lr above 0")
+        if min(self.batch_size, self.epochs, self.log_every) < 1 or self.lr <= 0 or self.weight_decay < 0:
+            raise ValueError("batch_size, epochs and log_every must be 1 or more, lr above 0, weight_decay 0 or more")
+        if self.categories == ():
+            raise ValueError("categories: empty; leave it out to train on all")
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ class Job:
     """One training: a defence, its data, knobs, the training seed and the root seed it is derived under."""
 
     defence: Defence
-    data: TrainingSet
+    data: TrainingSet | TokenSet
     params: TrainParams
     seed: int
     root_seed: int
@@ -65,22 +76,33 @@ class Job:
         return f"{self.defence.name} seed {self.seed}"
 
 
-def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CLIPModel, Log]:
-    """Train adapters on `clip` (changed in place) and return the merged model and the log of every step.
+@dataclass(frozen=True)
+class Trained:
+    """`fixed`: tensors of the method that belong to the checkpoint, such as directions it pushed along; often none."""
+
+    model: CLIPModel
+    log: Log
+    fixed: Mapping[str, Tensor]
+
+
+def train(job: Job, clip: Clip, state: Path, report: Report = print) -> Trained:
+    """Train `clip` (changed in place) and return the plain model and the log of every step.
 
     `state` is the checkpoint file: written every `checkpoint_seconds` and at the end, continued from when it is there.
     A continued run takes the same steps as an uninterrupted one: batches, dropout and initial adapters are derived from
-    names. Raises NearsafeError naming defence, step and term when a loss or the gradient is not finite, and when the
-    curriculum leaves an epoch empty.
+    names. Raises NearsafeError naming defence, step and term when a loss or the gradient is not finite, for a category
+    that no pair has, and when curriculum and categories leave an epoch empty.
     """
     ends = _last_steps(job)
     steps = ends[-1]
-    data = job.data.on(clip.model.device)
-    own = job.defence.targets(data.frozen)
-    model = attach(clip.model, job.params.lora, _generator(job, "adapters"), job.defence.towers)
+    feed = job.data.feed(job.defence, clip)
+    tuned = tune(clip.model, job.params.lora, _generator(job, "adapters"), job.defence.towers)
+    model = tuned.model
     model.train()
     parameters = trainable(model)
-    optimizer = torch.optim.Adam(parameters.values(), lr=job.params.lr)
+    optimizer = _OPTIMIZERS[job.params.optimizer](
+        parameters.values(), lr=job.params.lr, weight_decay=job.params.weight_decay
+    )
     done, log = checkpoint.restore(state, parameters, optimizer)
     if done:
         report(f"{job.name}: continuing after step {done} of {steps}")
@@ -90,11 +112,11 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CL
         if step <= done:
             continue
         with _seeded(job, step, clip.model.device):
-            batch = forward(model, clip, data, rows, job.defence.towers, own, job.defence.reference)
+            batch = feed.batch(model, rows)
         values = _step(job, batch, parameters, optimizer, step)
         _append(log, epoch, values)
         if step in ends:
-            log.drift.append([drift(model, tower) for tower in TOWERS])
+            log.drift.append([tuned.drift(tower) for tower in TOWERS])
         if step % job.params.log_every == 0 or step == steps:
             pace = (time.monotonic() - shown) / (step - since)
             shown, since = time.monotonic(), step
@@ -102,7 +124,7 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print) -> tuple[CL
         if time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps:
             checkpoint.save(state, parameters, optimizer, step, log)
             saved = time.monotonic()
-    return merge(model), log
+    return Trained(tuned.finish(), log, feed.fixed)
 
 
 @contextmanager
@@ -115,7 +137,11 @@ def _seeded(job: Job, step: int, device: torch.device) -> Iterator[None]:
 
 
 def _step(
-    job: Job, batch: Batch, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int
+    job: Job,
+    batch: Batch | TokenBatch,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    step: int,
 ) -> dict[str, tuple[float, float]]:
     """One optimizer step; returns name to (weight, value) of every term."""
     terms = job.defence.terms(batch)
@@ -134,18 +160,31 @@ def _batches(job: Job) -> Iterator[tuple[int, int, Tensor]]:
     """(step, epoch, rows), both counted from 1; each epoch covers its pairs once, the last batch may be smaller."""
     step = 0
     for epoch in range(1, job.params.epochs + 1):
-        rows = torch.from_numpy(epoch_rows(job.data.levels, epoch, job.params.curriculum))
+        rows = _rows(job, epoch)
         order = torch.randperm(len(rows), generator=_generator(job, "order", str(epoch)))
         for batch in rows[order].split(job.params.batch_size):
             step += 1
             yield step, epoch, batch
 
 
+def _rows(job: Job, epoch: int) -> Tensor:
+    """The pairs of an epoch, ascending. Raises NearsafeError for a category that the training pairs do not have."""
+    rows = torch.from_numpy(epoch_rows(job.data.levels, epoch, job.params.curriculum))
+    wanted = job.params.categories
+    if wanted is None:
+        return rows
+    if unknown := [name for name in wanted if name not in job.data.categories]:
+        known = ", ".join(job.data.categories)
+        raise NearsafeError(f"{job.name}: train.categories: no pair of category {unknown[0]!r}; known: {known}")
+    numbers = torch.tensor([job.data.categories.index(name) for name in wanted])
+    return rows[torch.isin(job.data.category[rows], numbers)]
+
+
 def _last_steps(job: Job) -> list[int]:
     """The last step of each epoch, counted from 1."""
     steps, ends = 0, []
     for epoch in range(1, job.params.epochs + 1):
-        count = len(epoch_rows(job.data.levels, epoch, job.params.curriculum))
+        count = len(_rows(job, epoch))
         if not count:
             raise NearsafeError(
                 f"{job.name}: the curriculum leaves epoch {epoch} without pairs: change bucket_difficulty.values"

@@ -1,7 +1,7 @@
 """The training pairs in memory: tokens, decoded images, frozen references, targets, difficulty; and a batch of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.defences.protocol import Batch, Frozen, Reference
+from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError, TableError
 from pipeline.images import decode_image
 from pipeline.models.adapters import features
@@ -20,7 +21,7 @@ from pipeline.shards import iterate_output
 from pipeline.tables import check_references, read_output
 from pipeline.vectors import read_vectors
 
-_EMBEDDINGS = tuple(field.name for field in fields(Batch) if field.type is Tensor)
+_EMBEDDINGS = tuple(one.name for one in fields(Batch) if one.type is Tensor)
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class TrainingSet:
     `captions` holds C captions as tokens, `images` I images (I, 3, S, S) uint8, decoded and resized, all in memory:
     I * 3 * S * S bytes, so 12 kB an image at 64 pixels and 150 kB at 224. `text_refs` (C, D) and `image_refs` (I, D)
     are float32 rows of the undefended model's embeddings. `nearest` (P, K) are the pairs whose safe captions are
-    nearest to the unsafe one, nearest first; `category` (P,) numbers the categories in alphabetical order.
+    nearest to the unsafe one, nearest first; `category` (P,) numbers `categories`, in alphabetical order.
     """
 
     pair_ids: tuple[str, ...]
@@ -45,6 +46,7 @@ class TrainingSet:
     image_unsafe: Tensor
     nearest: Tensor
     category: Tensor
+    categories: tuple[str, ...]
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -61,6 +63,11 @@ class TrainingSet:
     def on(self, device: torch.device) -> "TrainingSet":
         """The same with the frozen embeddings on a device; tokens and images stay where they are."""
         return replace(self, text_refs=self.text_refs.to(device), image_refs=self.image_refs.to(device))
+
+    def feed(self, defence: Defence, clip: Clip) -> "PooledFeed":
+        """What a training reads: the frozen embeddings on the model's device, the defence's own tables."""
+        data = self.on(clip.model.device)
+        return PooledFeed(data, defence, clip, defence.targets(data.frozen))
 
     def references(self, rows: Tensor) -> dict[str, Tensor]:
         """The six frozen embeddings (B, D) of a batch, by their names in `Batch`."""
@@ -83,6 +90,22 @@ class TrainingSet:
         )
 
 
+@dataclass(frozen=True)
+class PooledFeed:
+    """Batches for one training, and what does not change in it: the method's own tables."""
+
+    data: TrainingSet
+    defence: Defence
+    clip: Clip
+    own: dict[str, Tensor]
+    fixed: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors to keep with the checkpoint: a pooled method has none."""
+
+    def batch(self, model: nn.Module, rows: Tensor) -> Batch:
+        """Embeddings of the pairs `rows` under the model in training."""
+        return forward(model, self.clip, self.data, rows, self.defence.towers, self.own, self.defence.reference)
+
+
 def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Path, clip: Clip) -> TrainingSet:
     """Every pair that has a target and a bucket, in order of pair ids.
 
@@ -94,12 +117,13 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
         raise NearsafeError(f"{embeddings}: made by model {text.model_hash}, the base model is {clip.hash}")
     pairs, nearest = _training_pairs(world, targets)
     ids = pairs.column("pair_id").to_pylist()
-    captions, text_columns = _distinct(pairs, "caption_id", world)
-    image_ids, image_columns = _distinct(pairs, "image_id", world)
+    captions, text_columns = distinct_ids(pairs, "caption_id", world)
+    image_ids, image_columns = distinct_ids(pairs, "image_id", world)
+    names, numbers = category_numbers(pairs)
     return TrainingSet(
         pair_ids=tuple(ids),
-        levels=_levels(ids, buckets),
-        captions=tokenize(clip, _texts(captions, world)),
+        levels=bucket_levels(ids, buckets),
+        captions=tokenize(clip, caption_texts(captions, world)),
         images=_images(image_ids, world, clip),
         text_refs=text.of(captions),
         image_refs=image.of(image_ids),
@@ -108,7 +132,8 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
         image_safe=image_columns[0],
         image_unsafe=image_columns[1],
         nearest=nearest,
-        category=_numbers(pairs.column("category").to_pylist()),
+        category=numbers,
+        categories=names,
     )
 
 
@@ -168,13 +193,15 @@ def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:
     return pairs, rows.reshape(len(row), k)
 
 
-def _numbers(names: Sequence[str]) -> Tensor:
-    """Each name's place among the distinct names in alphabetical order."""
-    place = {name: i for i, name in enumerate(sorted(set(names)))}
-    return torch.tensor([place[name] for name in names])
+def category_numbers(pairs: pa.Table) -> tuple[tuple[str, ...], Tensor]:
+    """The distinct categories in alphabetical order, and each pair's place among them (P,) int64."""
+    column = pairs.column("category").to_pylist()
+    place = {name: i for i, name in enumerate(sorted(set(column)))}
+    return tuple(place), torch.tensor([place[name] for name in column])
 
 
-def _levels(ids: Sequence[str], buckets: Path) -> np.ndarray:
+def bucket_levels(ids: Sequence[str], buckets: Path) -> np.ndarray:
+    """Difficulty of each pair (P,). Raises TableError naming a pair that has none."""
     table = read_output(buckets, "buckets")
     level = dict(zip(table.column("pair_id").to_pylist(), table.column("difficulty").to_pylist(), strict=True))
     if missing := [pair for pair in ids if pair not in level]:
@@ -182,7 +209,7 @@ def _levels(ids: Sequence[str], buckets: Path) -> np.ndarray:
     return np.array([level[pair] for pair in ids])
 
 
-def _distinct(pairs: pa.Table, kind: str, world: Path) -> tuple[list[str], tuple[Tensor, Tensor]]:
+def distinct_ids(pairs: pa.Table, kind: str, world: Path) -> tuple[list[str], tuple[Tensor, Tensor]]:
     """Distinct ids of the safe and unsafe column of a kind, and the two columns as rows of that list."""
     columns = []
     for side in ("safe", "unsafe"):
@@ -196,7 +223,8 @@ def _distinct(pairs: pa.Table, kind: str, world: Path) -> tuple[list[str], tuple
     return distinct, (torch.tensor([row[i] for i in columns[0]]), torch.tensor([row[i] for i in columns[1]]))
 
 
-def _texts(ids: Sequence[str], world: Path) -> list[str]:
+def caption_texts(ids: Sequence[str], world: Path) -> list[str]:
+    """Texts of captions. Raises TableError naming one that is not there."""
     table = read_output(world, "captions")
     text = dict(zip(table.column("caption_id").to_pylist(), table.column("text").to_pylist(), strict=True))
     if missing := [caption for caption in ids if caption not in text]:

@@ -26,7 +26,9 @@ DYNAMIC_IN_MATRIX = "pipeline/defences/${item.defence}.py"
 DEFENCE_MAY_IMPORT = {
     "pipeline/defences/losses.py",
     "pipeline/defences/protocol.py",
+    "pipeline/defences/token_losses.py",
     "pipeline/errors.py",
+    "pipeline/mining.py",
 }
 
 

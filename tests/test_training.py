@@ -52,8 +52,8 @@ def job(made, data) -> Callable[..., Job]:
 def run(job: Job, made: Path, state: Path) -> tuple[dict[str, torch.Tensor], dict[str, list], list[str]]:
     """Weights of the merged model, columns of the log, printed lines."""
     lines: list[str] = []
-    model, log = train(job, load_clip(made / "clip"), state, lines.append)
-    return model.state_dict(), log.rows(job.defence.name, job.seed), lines
+    found = train(job, load_clip(made / "clip"), state, lines.append)
+    return found.model.state_dict(), found.log.rows(job.defence.name, job.seed), lines
 
 
 def test_the_training_set_is_what_the_tables_say(made, data):
@@ -127,7 +127,8 @@ def test_the_aliased_reference_is_the_model_itself_and_drifts_with_it(made, job,
 
 def test_drift_of_every_epoch_ends_at_the_drift_of_the_merged_weights(made, job, tmp_path):
     base = load_clip(made / "clip").model
-    model, log = train(job(), load_clip(made / "clip"), tmp_path / "state", lambda line: None)
+    found = train(job(), load_clip(made / "clip"), tmp_path / "state", lambda line: None)
+    model, log = found.model, found.log
     rows = log.drift_rows("safer_clip", 0, tower_sizes(model))
     assert [(row["epoch"], row["tower"]) for row in rows] == [(e, t) for e in range(4) for t in ("text", "vision")]
     assert all(row["l2"] == 0 for row in rows if row["epoch"] == 0)
@@ -303,7 +304,7 @@ def test_gradients_are_clipped_where_asked(made, job, tmp_path):
 
 def test_the_merged_model_gives_the_embeddings_that_were_trained(made, job, data, tmp_path):
     clip = load_clip(made / "clip")
-    model, _ = train(job(), clip, tmp_path / "state", lambda line: None)
+    model = train(job(), clip, tmp_path / "state", lambda line: None).model
     assert not model.training
     changed = replace(clip, model=model)
     texts = [text for text, _ in captions()]

@@ -11,12 +11,13 @@ from ruamel.yaml import YAML, YAMLError
 from torch import Tensor
 
 import pipeline.defences
-from pipeline.defences.protocol import Batch, Frozen, Kind, Reference, Terms
+from pipeline.defences.protocol import Batch, Frozen, FrozenTokens, Input, Kind, Reference, Terms, TokenBatch
 from pipeline.errors import NearsafeError
 from pipeline.params import build, load
 
 DEFAULT_SECTION = "defences"
-_SHARED = frozenset({"protocol", "losses", "registry"})
+_SHARED = frozenset({"protocol", "losses", "token_losses", "registry"})
+_HOOKS = ("terms", "callbacks", "reference", "targets", "live_texts", "frozen_texts", "fixed")
 
 
 @dataclass(frozen=True)
@@ -26,26 +27,44 @@ class Defence:
     name: str
     method: str
     kind: Kind
+    input: Input
     params: Any
     towers: tuple[str, ...]
     source: Path
     train: Mapping[str, Any]
     """Training knobs that this entry overrides."""
-    _terms: Callable[[Batch, Any], Terms] | None = None
+    _terms: Callable[[Batch | TokenBatch, Any], Terms] | None = None
     _callbacks: Callable[[Any], Sequence[Any]] | None = None
     _reference: Callable[[Any], Reference] | None = None
-    _targets: Callable[[Frozen, Any], dict[str, Tensor]] | None = None
+    _targets: Callable[[Frozen | FrozenTokens, Any], dict[str, Tensor]] | None = None
+    _live_texts: Callable[[Any], tuple[str, ...]] | None = None
+    _frozen_texts: Callable[[Any], tuple[str, ...]] | None = None
+    _fixed: Callable[[FrozenTokens, Any], dict[str, Tensor]] | None = None
 
     @property
     def reference(self) -> Reference:
         """What the batches' `ref_*` are."""
         return self._reference(self.params) if self._reference else "frozen"
 
-    def targets(self, frozen: Frozen) -> dict[str, Tensor]:
-        """The method's own tables (P, D), made once before training; none for most."""
+    @property
+    def live_texts(self) -> tuple[str, ...]:
+        """Texts that every token batch encodes with the tower in training."""
+        return self._live_texts(self.params) if self._live_texts else ()
+
+    @property
+    def frozen_texts(self) -> tuple[str, ...]:
+        """Further texts whose undefended token states the method wants."""
+        return self._frozen_texts(self.params) if self._frozen_texts else ()
+
+    def targets(self, frozen: Frozen | FrozenTokens) -> dict[str, Tensor]:
+        """The method's own tables (P, ...), made once before training; none for most."""
         return self._targets(frozen, self.params) if self._targets else {}
 
-    def terms(self, batch: Batch) -> Terms:
+    def fixed(self, frozen: FrozenTokens) -> dict[str, Tensor]:
+        """The method's own tensors, made once before training and kept with the checkpoint; none for most."""
+        return self._fixed(frozen, self.params) if self._fixed else {}
+
+    def terms(self, batch: Batch | TokenBatch) -> Terms:
         """Name to (weight, scalar) of every loss term."""
         return self._terms(batch, self.params)
 
@@ -118,16 +137,15 @@ def make_defence(
     for attribute in ("KIND", "Params", *required.get(kind, ())):
         if not hasattr(module, attribute):
             raise NearsafeError(f"{module.__file__}: a defence of kind {kind!r} needs {attribute} (see protocol.py)")
+    source: Input = getattr(module, "INPUT", "pooled")
     return Defence(
         name,
         method,
         kind,
+        source,
         build(module.Params, own, where),
-        tuple(getattr(module, "TOWERS", ("text", "vision"))),
+        tuple(getattr(module, "TOWERS", ("text",) if source == "tokens" else ("text", "vision"))),
         Path(module.__file__),
         train or {},
-        getattr(module, "terms", None),
-        getattr(module, "callbacks", None),
-        getattr(module, "reference", None),
-        getattr(module, "targets", None),
+        **{f"_{hook}": getattr(module, hook, None) for hook in _HOOKS},
     )

@@ -235,8 +235,8 @@ def test_scales_are_parameters(batch):
 
 
 def test_the_registry_knows_the_modules():
-    assert {"original", "safe_clip", "safer_clip"} <= set(methods())
-    assert not {"protocol", "losses", "registry"} & set(methods())
+    assert {"original", "safe_clip", "safer_clip", "des"} <= set(methods())
+    assert not {"protocol", "losses", "token_losses", "registry"} & set(methods())
 
 
 def test_entries_are_typed(tmp_path):

@@ -1,0 +1,170 @@
+"""Prompt pairs in memory for defences that work on token states: tokens, the undefended states of safe captions."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from pipeline.curriculum import LEVELS
+from pipeline.defences.protocol import FrozenTokens, States, TokenBatch
+from pipeline.defences.registry import Defence
+from pipeline.models.clip import Clip, Tokens, tokenize
+from pipeline.tables import read_output
+from pipeline.targets import TRAIN_SPLIT, pairs_of
+from pipeline.training_set import bucket_levels, caption_texts, category_numbers, distinct_ids
+
+_BATCH = 128  # prompts in one forward of the undefended tower
+_STREAM = 1024  # unsafe prompts whose states are held at a time: 240 MB at 77 x 768
+
+
+@dataclass(frozen=True)
+class TokenSet:
+    """P prompt pairs; images, where pairs have them, are not read. `safe` and `unsafe` (P,) point into `captions`.
+
+    `category` (P,) numbers `categories`, which are in alphabetical order. `texts` are the C captions.
+    """
+
+    pair_ids: tuple[str, ...]
+    levels: np.ndarray
+    texts: tuple[str, ...]
+    captions: Tokens
+    safe: Tensor
+    unsafe: Tensor
+    category: Tensor
+    categories: tuple[str, ...]
+
+    def feed(self, defence: Defence, clip: Clip) -> "TokenFeed":
+        """What a training reads, made with `clip` while it is still undefended: call it before tuning `clip`."""
+        tower = copy.deepcopy(clip.model.text_model).eval().requires_grad_(False)
+        frozen = _frozen(self, defence, clip, tower)
+        live = padded(clip, tokenize(clip, defence.live_texts))
+        return TokenFeed(self, tower, frozen, live, defence.targets(frozen), defence.fixed(frozen))
+
+    def describe(self) -> str:
+        """One line on size."""
+        return f"{len(self.pair_ids)} training prompt pairs, {len(self.texts)} captions; images are not needed"
+
+
+@dataclass(frozen=True)
+class TokenFeed:
+    """Batches for one training, and what does not change in it: the undefended tower, the method's own tensors."""
+
+    data: TokenSet
+    tower: nn.Module
+    frozen: FrozenTokens
+    live: Tokens
+    own: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+
+    def batch(self, model: nn.Module, rows: Tensor) -> TokenBatch:
+        """States of the pairs `rows`: safe, unsafe and live texts in one forward of the model in training."""
+        device = next(self.tower.parameters()).device
+        safe, unsafe = self.data.safe[rows], self.data.unsafe[rows]
+        captions = self.data.captions
+        ids = torch.cat([captions.ids[safe], captions.ids[unsafe], self.live.ids])
+        lengths = torch.cat([captions.lengths[safe], captions.lengths[unsafe], self.live.lengths])
+        both = encode(text_model(model), Tokens(ids, lengths), device)
+        parts = [len(rows), len(rows), len(self.live.lengths)]
+        now = [States(s, e) for s, e in zip(both.states.split(parts), both.ends.split(parts), strict=True)]
+        codes = self.frozen.safe[rows.to(device)]
+        book = self.frozen.codebook
+        return TokenBatch(
+            safe=now[0],
+            unsafe=now[1],
+            live=now[2],
+            ref_safe=States(book.states[codes], book.ends[codes]),
+            ref_unsafe=partial(self._undefended, unsafe),
+            own={name: table[rows.to(table.device)] for name, table in self.own.items()},
+            fixed=self.fixed,
+            frozen=self.frozen,
+        )
+
+    @torch.no_grad()
+    def _undefended(self, index: Tensor) -> States:
+        captions, device = self.data.captions, next(self.tower.parameters()).device
+        return encode(self.tower, Tokens(captions.ids[index], captions.lengths[index]), device)
+
+
+def read_token_set(world: Path, clip: Clip, buckets: Path | None = None) -> TokenSet:
+    """Every training pair of a `world` output, in order of pair ids; it need have neither images nor embeddings.
+
+    `buckets` is read for a curriculum alone: without it every pair counts as easy. Raises NearsafeError when there is
+    no training pair, TableError for a caption or a difficulty that is missing.
+    """
+    pairs = pairs_of(read_output(world, "pairs"), TRAIN_SPLIT, world).sort_by("pair_id")
+    ids = pairs.column("pair_id").to_pylist()
+    captions, (safe, unsafe) = distinct_ids(pairs, "caption_id", world)
+    texts = caption_texts(captions, world)
+    names, numbers = category_numbers(pairs)
+    return TokenSet(
+        pair_ids=tuple(ids),
+        levels=np.full(len(ids), LEVELS[0]) if buckets is None else bucket_levels(ids, buckets),
+        texts=tuple(texts),
+        captions=padded(clip, tokenize(clip, texts)),
+        safe=safe,
+        unsafe=unsafe,
+        category=numbers,
+        categories=names,
+    )
+
+
+def padded(clip: Clip, tokens: Tokens) -> Tokens:
+    """The same padded to the tower's longest text L, as a diffusion model is conditioned: ids (N, L)."""
+    longest = clip.model.config.text_config.max_position_embeddings
+    ids = torch.full((len(tokens.lengths), longest), clip.tokenizer.pad_token_id, dtype=torch.int64)
+    ids[:, : tokens.ids.shape[1]] = tokens.ids
+    return Tokens(ids, tokens.lengths)
+
+
+def text_model(model: nn.Module) -> nn.Module:
+    """The text tower of a CLIP, its adapters included where it has some."""
+    return (model.get_base_model() if isinstance(model, PeftModel) else model).text_model
+
+
+def encode(tower: nn.Module, tokens: Tokens, device: torch.device) -> States:
+    """Last hidden states (N, L, D) float32 of tokens padded to L, without a mask: des.md section 1."""
+    states = tower(input_ids=tokens.ids.to(device, non_blocking=True)).last_hidden_state
+    return States(states.float(), (tokens.lengths - 1).to(device))
+
+
+def _frozen(data: TokenSet, defence: Defence, clip: Clip, tower: nn.Module) -> FrozenTokens:
+    device = clip.model.device
+    distinct, safe = torch.unique(data.safe, return_inverse=True)
+    vocabulary = tuple(dict.fromkeys([*defence.live_texts, *defence.frozen_texts]))
+    words = padded(clip, tokenize(clip, vocabulary))
+    return FrozenTokens(
+        codebook=_encode_all(tower, _rows(data.captions, distinct), device),
+        safe=safe.to(device),
+        unsafe=partial(_stream, tower, data, device),
+        category=data.category.to(device),
+        prompts=frozenset(data.texts),
+        vocabulary=vocabulary,
+        words=_encode_all(tower, words, device),
+    )
+
+
+def _stream(tower: nn.Module, data: TokenSet, device: torch.device) -> Iterator[States]:
+    for index in data.unsafe.split(_STREAM):
+        yield _encode_all(tower, _rows(data.captions, index), device)
+
+
+@torch.no_grad()
+def _encode_all(tower: nn.Module, tokens: Tokens, device: torch.device) -> States:
+    """States of N prompts, encoded in batches into one tensor that is allocated once."""
+    config = tower.config
+    shape = (len(tokens.lengths), config.max_position_embeddings, config.hidden_size)
+    states = torch.empty(shape, device=device)
+    for start in range(0, len(states), _BATCH):
+        part = slice(start, start + _BATCH)
+        states[part] = encode(tower, Tokens(tokens.ids[part], tokens.lengths[part]), device).states
+    return States(states, (tokens.lengths - 1).to(device))
+
+
+def _rows(tokens: Tokens, index: Tensor) -> Tokens:
+    return Tokens(tokens.ids[index], tokens.lengths[index])
