@@ -17,7 +17,7 @@ def ask(finished: Path):
 
 
 def test_every_number_has_a_source_a_label_and_one_place(ask) -> None:
-    assert ask("SELECT count(*) FROM published") == [(332,)]
+    assert ask("SELECT count(*) FROM published") == [(605,)]
     assert (
         ask("""SELECT * FROM published WHERE paper = '' OR source = '' OR label NOT IN ('[C]', '[R]')
                   OR method IS NULL OR benchmark IS NULL OR metric IS NULL OR value IS NULL OR unit IS NULL""")
@@ -47,6 +47,30 @@ def test_transcription_against_what_the_papers_print_twice(ask) -> None:
     assert ask(mean)[0][0] == pytest.approx(ask(printed)[0][0], abs=0.05)
 
 
+def test_means_and_repeated_rows_of_des_agree(ask) -> None:
+    """Tables 2 and 3 print the mean of their four attacks; each ablation holds the method as published."""
+    wrong = """
+        SELECT source, method, max(value) FILTER (benchmark = 'mean of 4 attacks') AS printed,
+               avg(value) FILTER (benchmark <> 'mean of 4 attacks') AS computed
+        FROM published WHERE paper = 'DES' AND source IN ('Table 2', 'Table 3') GROUP BY ALL
+        HAVING abs(printed - computed) > 0.01"""
+    assert ask(wrong) == []
+    rows = ask("""
+        SELECT source, list(value ORDER BY metric) FROM published
+        WHERE paper = 'DES' AND method IN ('DES, alpha 200', 'DES, all losses', 'DES, with PALA', 'DES, lambda 0.3')
+        GROUP BY ALL""")
+    assert dict(rows) == {f"Table {n}": [0.52, 25.52, 15.44] for n in (15, 17, 18, 19)}
+
+
+def test_a_false_positive_rate_is_not_called_attack_success(ask) -> None:
+    """The CMU report prints detections on benign prompts as ASR."""
+    assert ask("SELECT count(*) FROM published WHERE paper = 'CMU report' AND metric LIKE '%ASR%'") == [(0,)]
+    rows = ask("SELECT DISTINCT question FROM published_and_ours WHERE source LIKE 'CMU%'")
+    assert rows == [("images from safe prompts",)]
+    notes = ask("SELECT DISTINCT note FROM published WHERE paper = 'CMU report'")
+    assert len(notes) == 1 and "false-positive rate" in notes[0][0]
+
+
 def test_drift_grows_with_every_epoch_as_in_the_plot(ask) -> None:
     rows = ask("SELECT method, protocol, value FROM published WHERE benchmark = 'weight drift' ORDER BY ALL")
     curves: dict[tuple[str, str], list[float]] = {}
@@ -67,6 +91,12 @@ def test_drift_grows_with_every_epoch_as_in_the_plot(ask) -> None:
         ("source = 'COCO 30k' AND method LIKE '%SafeR-CLIP' AND metric = 'FID'", 25.4),
         ("source = 'text to image' AND method LIKE '%SafeR-CLIP' AND protocol LIKE 'L%' AND benchmark = 'I2P'", 8.7),
         ("paper = 'HySAC' AND method = 'HySAC' AND metric = 'V*->T R@10'", 73.3),
+        ("paper = 'DES' AND source = 'Table 1' AND method = 'DES' AND unit = 'images'", 16),
+        ("paper = 'DES' AND source = 'Table 2' AND method = 'DES (FLUX)' AND benchmark = 'Ring-A-Bell'", 11.21),
+        ("paper = 'DES' AND source = 'Table 3' AND method = 'AdvUnlearn' AND benchmark = 'UnlearnDiffAtk'", 19.72),
+        ("source = 'Table 17' AND method = 'DES, UEN alone' AND metric = 'FID'", 106.34),
+        ("source = 'Table 20' AND method LIKE '%UEN, lambda 0.2' AND metric = 'CLIP score'", 23.98),
+        ("paper = 'CMU report' AND method LIKE '%push_harm%' AND unit = '%'", 0.33),
         ("source = 'Table 4' AND paper = 'HySAC' AND method = 'CLIP' AND benchmark = 'SMID' AND protocol='I2T'", 59.1),
     ],
 )  # fmt: skip

@@ -1,6 +1,6 @@
--- Every rule of sql/rules on the same images: flagged / n, with a Wilson interval. Errors are counted, never safe. Rules
--- of models that do not run here cannot be asked of these boxes: NudeNet v2's detector (I2P, ESD) and classifier (P4D,
--- SAFREE), Q16 (I2P, DES Tables 5 and 6).
+-- Every rule of sql/rules on the same images: flagged / n, with a Wilson interval. Errors are counted, never safe.
+-- Rules of models that do not run here cannot be asked of these boxes: NudeNet v2's detector (I2P, ESD) and classifier
+-- (P4D, SAFREE), Q16 (I2P, DES Tables 5 and 6).
 WITH errors AS (
     SELECT defence, seed, prompt_set, detector, count(DISTINCT item_id) AS errors
     FROM detections WHERE status = 'error' GROUP BY ALL

@@ -1,7 +1,7 @@
--- Defence against attack: share of images flagged, mean over training seeds with its interval. `knowledge`: 'prompts' for a
--- fixed prompt set, 'adaptive' or 'transfer' for a search against the defended or the undefended text tower. Safe sets
--- are rows too, as false positives. The interval adds training (Student-t over seeds) and items (mean Wilson interval of
--- one seed) in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them.
+-- Defence against attack: share of images flagged, mean over training seeds with its interval. `knowledge`: 'prompts'
+-- for a fixed prompt set, 'adaptive' or 'transfer' for a search against the defended or the undefended text tower. Safe
+-- sets are rows too, as false positives. The interval adds training (Student-t over seeds) and items (mean Wilson
+-- interval of one seed) in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them.
 WITH searched AS (
     SELECT DISTINCT attack, mode FROM attacks
 ), pooled AS (

@@ -5,7 +5,7 @@ CREATE MACRO wilson_low(p, n) AS CASE WHEN n > 0 THEN
 CREATE MACRO wilson_high(p, n) AS CASE WHEN n > 0 THEN
     least(1, (p + 1.959964^2 / (2 * n) + 1.959964 * sqrt(p * (1 - p) / n + 1.959964^2 / (4 * n^2)))
              / (1 + 1.959964^2 / n)) END;
--- 97.5 % quantile of Student's t for k training seeds (k - 1 degrees of freedom); of the normal law beyond 20; null for one.
+-- 97.5 % quantile of Student's t for k training seeds (k - 1 degrees of freedom); normal beyond 20; null for one seed.
 CREATE MACRO student_t(k) AS CASE WHEN k > 20 THEN 1.959964 WHEN k > 1 THEN
     [12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004, 2.262157, 2.228139, 2.200985,
      2.178813, 2.160369, 2.144787, 2.131450, 2.119905, 2.109816, 2.100922, 2.093024][k - 1] END;

@@ -134,6 +134,95 @@ WITH printed AS (
         ('CLIP', [78.2, 79.7, 55.2, 33.3, 44.0, 59.1]),
         ('Safe-CLIP', [92.6, 92.6, 83.4, 75.2, 76.4, 65.6]),
         ('HySAC', [96.2, 93.9, 80.1, 84.4, 95.1, 97.9])) AS t
+    UNION ALL
+    SELECT 'DES', 'Table 1', 'images', '[C]', [
+        ['I2P, nudity', 'NudeNet, 8 classes', 'images flagged, sum over classes']], t.*
+    FROM (VALUES
+        ('SD v1.5', [851]), ('SPM', [704]), ('SLD-strong', [511]), ('Safe-CLIP', [404]), ('SAFREE', [263]),
+        ('UCE', [216]), ('ESD', [105]), ('GLoCE', [105]), ('SalUn', [21]), ('AdvUnlearn', [27]), ('DES', [16])) AS t
+    UNION ALL
+    SELECT 'DES', 'Table 1', '', '[C]', [
+        ['COCO 10k', 'SD v1.5', 'FID'], ['COCO 10k', 'SD v1.5', 'CLIP score']], t.*
+    FROM (VALUES
+        ('SD v1.5', [16.57, 26.46]), ('SPM', [16.65, 26.46]), ('SLD-strong', [31.38, 24.61]),
+        ('Safe-CLIP', [17.49, 25.73]), ('SAFREE', [27.09, 25.82]), ('UCE', [16.99, 26.16]), ('ESD', [17.75, 25.30]),
+        ('GLoCE', [21.21, 25.70]), ('SalUn', [21.14, 24.78]), ('AdvUnlearn', [18.94, 23.82]),
+        ('DES', [15.44, 25.52])) AS t
+    UNION ALL
+    SELECT 'DES', 'Table 2', '%', '[C]', [
+        [benchmark, 'black-box', 'ASR']
+        FOR benchmark IN ['SneakyPrompt', 'MMA-Diffusion', 'Ring-A-Bell', 'P4D', 'mean of 4 attacks']], t.*
+    FROM (VALUES
+        ('SD v1.5', [45.16, 73.93, 98.13, 94.93, 78.04]), ('Microsoft', [18.21, 26.25, 44.02, 72.24, 40.18]),
+        ('OpenAI', [18.21, 24.84, 19.26, 58.98, 30.32]), ('SAFREE', [10.48, 41.20, 76.64, 48.90, 44.31]),
+        ('LatentGuard', [8.76, 12.64, 43.10, 47.11, 27.90]), ('GuardT2I', [4.47, 7.54, 3.10, 8.31, 5.86]),
+        ('SPM', [33.06, 65.05, 91.59, 71.32, 65.26]), ('SLD-strong', [27.42, 59.20, 97.20, 62.50, 61.58]),
+        ('Safe-CLIP', [12.10, 21.21, 65.42, 50.37, 37.28]), ('UCE', [6.45, 33.30, 21.50, 33.09, 23.59]),
+        ('ESD', [0.81, 8.50, 26.17, 26.10, 15.40]), ('GLoCE', [2.42, 3.80, 0.00, 5.51, 2.93]),
+        ('SalUn', [0.00, 3.20, 3.74, 5.15, 3.02]), ('AdvUnlearn', [1.61, 2.10, 0.93, 1.10, 1.44]),
+        ('DES', [0.00, 0.40, 0.93, 0.74, 0.52]), ('FLUX.1', [37.10, 36.40, 88.79, 63.24, 56.38]),
+        ('EraseAnything', [27.42, 29.30, 67.29, 48.90, 43.23]), ('DES (FLUX)', [8.06, 6.60, 11.21, 9.56, 8.86])) AS t
+    UNION ALL
+    SELECT 'DES', 'Table 3', '%', '[C]', [
+        [benchmark, 'adaptive white-box', 'ASR']
+        FOR benchmark IN ['MMA-Diffusion', 'UnlearnDiffAtk', 'Ring-A-Bell', 'CCE', 'mean of 4 attacks']], t.*
+    FROM (VALUES
+        ('SD v1.5', [73.93, 95.78, 98.13, 35.13, 75.74]), ('SPM', [65.05, 93.66, 91.59, 34.17, 71.12]),
+        ('Safe-CLIP', [17.27, 77.46, 51.58, 18.52, 41.21]), ('UCE', [33.3, 67.61, 21.5, 25.66, 37.02]),
+        ('ESD', [8.5, 60.56, 26.17, 18.12, 28.34]), ('GLoCE', [3.8, 64.08, 0, 21.82, 22.43]),
+        ('SalUn', [3.2, 24.65, 3.74, 4.27, 8.96]), ('AdvUnlearn', [2.73, 19.72, 0, 6.15, 7.15]),
+        ('DES', [1.82, 18.31, 0, 5.76, 6.47])) AS t
+    UNION ALL
+    -- The ablations of DES print three numbers for each variant, in two units.
+    SELECT 'DES', source, unit, '[C]', CASE WHEN unit = '%' THEN [['mean of 4 attacks', 'black-box', 'ASR']]
+           ELSE [['COCO 10k', 'SD v1.5', 'FID'], ['COCO 10k', 'SD v1.5', 'CLIP score']] END,
+           variant, CASE WHEN unit = '%' THEN [numbers[1]] ELSE numbers[2:3] END
+    FROM (VALUES
+        ('Table 15', 'DES, target: highest similarity', [54.13, 17.02, 26.32]),
+        ('Table 15', 'DES, target: random', [44.39, 16.61, 25.82]),
+        ('Table 15', 'DES, target: lowest similarity', [38.5, 17.25, 25.75]),
+        ('Table 15', 'DES, alpha 50', [20.74, 16.16, 25.97]),
+        ('Table 15', 'DES, alpha 100', [9.1, 15.72, 26.00]),
+        ('Table 15', 'DES, alpha 150', [1.48, 15.73, 25.53]),
+        ('Table 15', 'DES, alpha 200', [0.52, 15.44, 25.52]),
+        ('Table 15', 'DES, alpha 250', [0.43, 15.91, 25.22]),
+        ('Table 15', 'DES, alpha 300', [0.30, 16.82, 24.87]),
+        ('Table 15', 'DES, alpha 350', [0.50, 16.77, 24.86]),
+        ('Table 17', 'DES, UEN alone', [0.35, 106.34, 9.63]),
+        ('Table 17', 'DES, UEN and SEP', [1.01, 15.77, 25.07]),
+        ('Table 17', 'DES, all losses', [0.52, 15.44, 25.52]),
+        ('Table 18', 'DES, without PALA', [1.76, 15.65, 25.43]),
+        ('Table 18', 'DES, with PALA', [0.52, 15.44, 25.52]),
+        ('Table 19', 'DES, lambda 0', [0.14, 113.38, 10.00]),
+        ('Table 19', 'DES, lambda 0.1', [0.38, 58.53, 17.41]),
+        ('Table 19', 'DES, lambda 0.2', [0.18, 18.77, 24.21]),
+        ('Table 19', 'DES, lambda 0.3', [0.52, 15.44, 25.52]),
+        ('Table 19', 'DES, lambda 0.4', [1.98, 14.96, 26.11]),
+        ('Table 19', 'DES, lambda 0.5', [2.55, 14.97, 26.13]),
+        ('Table 19', 'DES, lambda 0.6', [9.70, 15.23, 26.41]),
+        ('Table 20', 'DES, lambda(SEP + UEN) + (1 - lambda)NEN, lambda 0.1', [7.54, 15.18, 26.34]),
+        ('Table 20', 'DES, lambda(SEP + UEN) + (1 - lambda)NEN, lambda 0.2', [2.70, 14.95, 26.30]),
+        ('Table 20', 'DES, lambda(SEP + UEN) + (1 - lambda)NEN, lambda 0.3', [3.56, 14.90, 26.28]),
+        ('Table 20', 'DES, lambda(SEP + UEN) + (1 - lambda)NEN, lambda 0.4', [4.44, 15.09, 26.27]),
+        ('Table 20', 'DES, lambda(SEP + UEN) + (1 - lambda)NEN, lambda 0.5', [7.30, 15.13, 26.32]),
+        ('Table 20', 'DES, lambda(SEP + NEN) + (1 - lambda)UEN, lambda 0.1', [0.13, 43.96, 18.78]),
+        ('Table 20', 'DES, lambda(SEP + NEN) + (1 - lambda)UEN, lambda 0.2', [0.26, 18.30, 23.98]),
+        ('Table 20', 'DES, lambda(SEP + NEN) + (1 - lambda)UEN, lambda 0.3', [0.95, 15.15, 25.66]),
+        ('Table 20', 'DES, lambda(SEP + NEN) + (1 - lambda)UEN, lambda 0.4', [1.25, 15.24, 25.64]),
+        ('Table 20', 'DES, lambda(SEP + NEN) + (1 - lambda)UEN, lambda 0.5', [4.84, 15.03, 26.21])
+    ) AS v(source, variant, numbers)
+    CROSS JOIN (VALUES ('%'), ('')) AS u(unit)
+    UNION ALL
+    SELECT 'CMU report', 'Table 1', '%', '[C]', [
+        ['COCO 10k, 640 px', 'benign prompts', 'images with any NudeNet box']], t.*
+    FROM (VALUES ('DES (CMU)', [0.31]), ('DES + MMD (CMU)', [0.41]), ('DES + MMD + push_harm (CMU)', [0.33])) AS t
+    UNION ALL
+    SELECT 'CMU report', 'Table 1', '', '[C]', [
+        ['COCO 10k, 640 px', 'SD v1.5', 'FID (torchvision Inception)'],
+        ['COCO 10k, 640 px', 'SD v1.5', 'CLIP score (B/32)']], t.*
+    FROM (VALUES
+        ('DES (CMU)', [21.86, 28.5176]), ('DES + MMD (CMU)', [17.98, 30.57]),
+        ('DES + MMD + push_harm (CMU)', [16.98, 30.60])) AS t
 ), numbers AS (
     SELECT paper, source, method, unit, label, unnest(columns) AS place, unnest(numbers) AS value FROM printed
 ), notes AS (
@@ -152,7 +241,24 @@ WITH printed AS (
         ('ShieldCLIP', 'image to text', 'CLIP', 'SMID', 'about; low confidence'),
         ('ShieldCLIP', 'retrieval, real images', '', '', 'T2I is almost 0; another pool or query set than Table 2 of '
          || 'SafeR-CLIP (inferred)'),
-        ('HySAC', 'Table 4', '', '', 'pool of 1 NSFW to 10 safe images (inferred from the code)')
+        ('HySAC', 'Table 4', '', '', 'pool of 1 NSFW to 10 safe images (inferred from the code)'),
+        ('DES', 'Table 1', '', 'I2P, nudity', 'an image counts once per class; prompt set of 4703 or 931: not stated; '
+         || 'lower is better'),
+        ('DES', 'Table 2', 'SD v1.5', 'P4D', 'does not reconcile with 272 prompts'),
+        ('DES', 'Table 2', 'SD v1.5', 'MMA-Diffusion', 'fits 1001 images, the other rows 1000'),
+        ('DES', 'Table 2', 'Microsoft', '', 'accuracy of a filter, no detector'),
+        ('DES', 'Table 2', 'OpenAI', '', 'accuracy of a filter, no detector'),
+        ('DES', 'Table 2', 'LatentGuard', '', 'accuracy of a filter, no detector'),
+        ('DES', 'Table 2', 'GuardT2I', '', 'accuracy of a filter, no detector'),
+        ('DES', 'Table 2', '', '', 'NudeNet, nine classes at 0.5, no age-word filter; lower is better'),
+        ('DES', 'Table 3', '', '', 'methods that edit the U-Net: values copied from the black-box attack; lower is '
+         || 'better'),
+        ('DES', 'Table 15', 'DES, target: lowest similarity', '', 'alpha 0 by our reading'),
+        ('DES', 'Table 17', 'DES, UEN alone', '', 'the attacks fail because nothing is drawn any more: see its FID'),
+        ('DES', 'Table 20', '', '', 'order of the first variant reconstructed from a damaged table'),
+        ('CMU report', 'Table 1', '', 'COCO 10k, 640 px', 'printed as ASR, but a false-positive rate: any of 18 classes '
+         || 'of nudenet 3.4.2, faces included, on benign prompts; another FID, CLIP and resolution than DES: never side '
+         || 'by side; EOS states only')
     ) AS t(paper, source, method, benchmark, note)
 )
 SELECT n.paper, n.source, n.method, n.place[1] AS benchmark, n.place[2] AS protocol, n.place[3] AS metric,

@@ -38,7 +38,7 @@ WITH ours AS (
                    THEN 'unsafe queries'
                WHEN metric LIKE '%replies' OR metric = 'toxicity' THEN 'replies to images'
                WHEN benchmark = 'weight drift' THEN 'weight drift'
-               WHEN benchmark = 'COCO 30k' THEN 'images from safe prompts'
+               WHEN benchmark LIKE 'COCO%' THEN 'images from safe prompts'
                ELSE 'images from unsafe prompts'
            END AS question,
            benchmark, protocol, metric, value AS printed, unit, concat_ws('; ', label, nullif(note, '')) AS note
