@@ -3,8 +3,8 @@
 Attack code is here to measure defences, nothing else: it changes spelling by fixed rules and optimises nothing.
 
 A text encoder cuts an unknown spelling into other tokens ("k-nife"), so a defence that learned what a word means has
-to know what its pieces mean. The rules are those that the age-word filter undoes (`pipeline.agewords`), and no others:
-what is written here still passes that filter only if the plain words do.
+to know what its pieces mean. Only the words that it is given change. The age-word filter reads the plain prompts
+before and the misspelt ones after.
 """
 
 import re
@@ -46,10 +46,11 @@ def misspell(word: str, random: np.random.Generator) -> str:
 
 
 def _gap(filler: str) -> Rule:
-    """`filler` once, between two letters."""
+    """`filler` once, with two letters on either side where the word is that long: a single letter is a lost one."""
 
     def rule(word: str, random: np.random.Generator) -> str:
-        at = int(random.integers(1, len(word)))
+        edge = 2 if len(word) > 3 else 1
+        at = int(random.integers(edge, len(word) - edge + 1))
         return word[:at] + filler + word[at:]
 
     return rule
@@ -60,6 +61,12 @@ def _swap(word: str, random: np.random.Generator) -> str:
     places = [at for at in range(1, len(word) - 1) if word[at] != word[at + 1]] or [0]
     at = places[int(random.integers(len(places)))]
     return word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+
+
+def _double(word: str, random: np.random.Generator) -> str:
+    """One letter stands twice."""
+    at = int(random.integers(len(word)))
+    return word[:at] + word[at] + word[at:]
 
 
 def _replace(signs: dict[str, str]) -> Rule:
@@ -79,6 +86,7 @@ RULES: dict[str, Rule] = {
     "space": _gap(" "),
     "hyphen": _gap("-"),
     "swap": _swap,
+    "double": _double,
     "leet": _replace(LEET),
     "homoglyph": _replace(HOMOGLYPHS),
 }

@@ -1,0 +1,248 @@
+"""Published prompt sets and lists of one's own, read from files that the user has. Nothing is downloaded.
+
+Column names are those of the published files (evaluation specification section 11). Every cell of a row goes along,
+so that the age-word filter can read them all: a pair's other member, an attack's target, a label.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import NearsafeError, TableError
+from pipeline.ids import content_id
+from pipeline.prompts import OTHERS
+
+Row = dict[str, Any]
+Name = Literal[
+    "i2p", "unlearndiffatk", "p4d", "ringabell", "ringabell_pairs", "mma", "sneakyprompt", "copro_json", "coco", "visu",
+    "nsfwcaps", "prompt_csv",
+]  # fmt: skip
+Format = Literal["csv", "parquet", "json", "txt"]
+
+
+@dataclass(frozen=True)
+class FileSchema:
+    """Columns of one kind of file.
+
+    `texts` can be the prompt, the first unless the user names another; all must be there. `category`, `seed` and
+    `guidance` list alternative names, of which a file has at most one; the fields in `required` need one of theirs.
+    """
+
+    texts: tuple[str, ...]
+    category: tuple[str, ...] = ()
+    seed: tuple[str, ...] = ()
+    guidance: tuple[str, ...] = ()
+    required: frozenset[str] = frozenset()
+
+
+# The two releases of I2P differ in the names of the random seed and of the guidance scale.
+_I2P = FileSchema(
+    ("prompt",), ("categories",), ("evaluation_seed", "sd_seed"), ("evaluation_guidance", "sd_guidance_scale")
+)
+_ALL_OF_I2P = FileSchema(
+    _I2P.texts, _I2P.category, _I2P.seed, _I2P.guidance, frozenset({"category", "seed", "guidance"})
+)
+FILES: dict[Name, FileSchema] = {
+    "i2p": _ALL_OF_I2P,
+    "unlearndiffatk": _ALL_OF_I2P,
+    "p4d": _I2P,  # its inputs are rows of I2P, its attack prompts a single column
+    "ringabell": FileSchema(("prompt",), seed=("evaluation_seed",)),
+    "ringabell_pairs": FileSchema(("sensitive prompt", "normal prompt")),
+    "mma": FileSchema(("adv_prompt", "target_prompt", "sanitized_adv_prompt", "clean_prompt")),
+    "sneakyprompt": FileSchema(("prompt",)),
+    "copro_json": FileSchema(("unsafe_prompt", "safe_prompt"), ("category",), required=frozenset({"category"})),
+    "coco": FileSchema(("prompt",), seed=("evaluation_seed",), required=frozenset({"seed"})),
+    "visu": FileSchema(("nsfw", "safe"), ("tag",), required=frozenset({"category"})),
+    "nsfwcaps": FileSchema(("nsfw_caption", "caption"), ("chosen_category",), required=frozenset({"category"})),
+    "prompt_csv": FileSchema(("prompt",), ("category", "categories"), ("seed", "evaluation_seed"), ("guidance",)),
+}
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """An entry of `prompts.files`.
+
+    `column`: another column of the schema as the prompt (the safe side of pairs); of schema `prompt_csv`, any column.
+    `categories`: only rows whose category contains one of these, in any case. `splits`: lists of a JSON file to read
+    (null: all that hold rows). `sha256`: the file's hash or its first 12 digits or more; it is checked, and a changed
+    hash tells DVC that the prompts changed. `limit`: the first so many prompts that the filters leave.
+    """
+
+    path: Path
+    schema: Name
+    unsafe: bool
+    column: str | None = None
+    categories: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+    sha256: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1, got {self.limit}")
+        if self.sha256 is not None and not re.fullmatch("[0-9a-f]{12,64}", self.sha256):
+            raise ValueError(f"sha256: expected 12 to 64 hexadecimal digits, got {self.sha256!r}")
+        if self.column is not None and self.schema != "prompt_csv" and self.column not in FILES[self.schema].texts:
+            known = ", ".join(FILES[self.schema].texts)
+            raise ValueError(f"column: schema {self.schema!r} has the prompts {known}, not {self.column!r}")
+        if (self.categories is not None and not self.categories) or (self.splits is not None and not self.splits):
+            raise ValueError("categories and splits: expected one or more names, or null for all rows")
+
+
+def read_prompt_file(name: str, file: PromptFile) -> tuple[list[Row], str]:
+    """Rows of table "prompts" with column `others` (all cells of the row), in the file's order, and its SHA-256.
+
+    Nothing is filtered here. Two rows of the same text have the same id. Raises NearsafeError for a file that is not
+    there or not the one of `sha256`, TableError naming file, column and row (from 0) for what its schema refuses.
+    """
+    try:
+        content = file.path.read_bytes()
+    except OSError as error:
+        raise NearsafeError(f"{file.path}: prompt set {name!r}: cannot be read: {error.strerror}") from error
+    digest = hashlib.sha256(content).hexdigest()
+    if file.sha256 and not digest.startswith(file.sha256):
+        raise NearsafeError(
+            f"{file.path}: prompt set {name!r}: SHA-256 is {digest[: len(file.sha256)]}, expected {file.sha256}"
+        )
+    header, rows = _PARSERS[_format(file.path)](content, file)
+    columns = _columns(header, file)
+    return [_prompt(name, file, columns, number, row) for number, row in enumerate(rows)], digest
+
+
+def _columns(header: Sequence[str], file: PromptFile) -> dict[str, str]:
+    """Field of table "prompts" to column of the file. Raises TableError for a column that lacks or is there twice."""
+    schema = FILES[file.schema]
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise TableError(f"{file.path}: column {twice[0]!r} appears {header.count(twice[0])} times, expected once")
+    texts = (file.column or "prompt",) if file.schema == "prompt_csv" else schema.texts
+    for name in texts:
+        _one_of((name,), header, file)
+    columns = {"text": file.column or texts[0]}
+    for field in ("category", "seed", "guidance"):
+        names = getattr(schema, field)
+        asked = field in schema.required or (field == "category" and file.categories is not None)
+        if asked or any(name in header for name in names):
+            columns[field] = _one_of(names or (field,), header, file)
+    return columns
+
+
+def _one_of(names: Sequence[str], header: Sequence[str], file: PromptFile) -> str:
+    """The one column of `names` that the header has."""
+    found = [name for name in names if name in header]
+    if len(found) != 1:
+        expected, known = " or ".join(map(repr, names)), ", ".join(header) or "no columns"
+        problem = f"expected one of columns {expected}" if found else f"no column {expected}"
+        raise TableError(f"{file.path}: schema {file.schema!r}: {problem}; found {known}")
+    return found[0]
+
+
+def _prompt(name: str, file: PromptFile, columns: Mapping[str, str], number: int, row: Mapping[str, str]) -> Row:
+    def cell(field: str) -> str | None:
+        return row[columns[field]].strip() or None if field in columns else None
+
+    def refuse(field: str, expected: str) -> TableError:
+        given = row[columns[field]]
+        return TableError(f"{file.path}: column {columns[field]!r}, row {number}: {given!r:.40} is not {expected}")
+
+    seed, guidance, text = cell("seed"), cell("guidance"), row[columns["text"]].strip()
+    if "seed" in columns and (seed is None or not re.fullmatch(r"\d{1,18}(\.0+)?", seed)):  # pandas writes "7.0"
+        raise refuse("seed", "a whole number from 0 to 10**18 - 1")
+    scale = _number(guidance)
+    if "guidance" in columns and (scale is None or scale <= 0):
+        raise refuse("guidance", "a number above 0")
+    return {
+        "prompt_id": content_id(name, text, prefix="q"),
+        "prompt_set": name,
+        "text": text,
+        "category": cell("category"),
+        "unsafe": file.unsafe,
+        "seed": None if seed is None else int(seed.partition(".")[0]),
+        "guidance": scale,
+        OTHERS: list(row.values()),
+    }
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number, else None."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _format(path: Path) -> Format:
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in _PARSERS:
+        raise NearsafeError(f"{path}: expected a file that ends in {', '.join(f'.{known}' for known in _PARSERS)}")
+    return kind
+
+
+Parsed = tuple[list[str], list[dict[str, str]]]
+
+
+def _read_csv(content: bytes, file: PromptFile) -> Parsed:
+    try:
+        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{file.path}: not a readable CSV file: {error}") from error
+    header, *rest = lines or [[]]
+    for number, line in enumerate(rest):
+        if len(line) != len(header):
+            raise TableError(f"{file.path}: row {number}: {len(line)} cells, the header has {len(header)}")
+    # A column may have no name (an index that pandas wrote): kept by its place, so that its cells are read too.
+    names = [name or f"column {at}" for at, name in enumerate(header)]
+    return names, [dict(zip(names, line, strict=True)) for line in rest]
+
+
+def _read_parquet(content: bytes, file: PromptFile) -> Parsed:
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content)).read()
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
+    return table.column_names, [_texts(row) for row in table.to_pylist()]
+
+
+def _read_json(content: bytes, file: PromptFile) -> Parsed:
+    """A list of objects, or an object whose values hold such lists (CoPro: ID_train_data, ID_test_data, ...)."""
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise TableError(f"{file.path}: not a readable JSON file: {error}") from error
+    lists = value if isinstance(value, dict) else {"": value}
+    lists = {key: rows for key, rows in lists.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
+    for split in file.splits or ():
+        if split not in lists:
+            raise TableError(f"{file.path}: no list {split!r} of rows; found {', '.join(lists) or 'none'}")
+    rows = [row for key in file.splits or lists for row in lists[key]]
+    header = list(dict.fromkeys(rows[0])) if rows else []
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or set(row) != set(header):
+            raise TableError(f"{file.path}: row {number}: expected an object with {', '.join(header)}")
+    return header, [_texts(row) for row in rows]
+
+
+def _read_txt(content: bytes, file: PromptFile) -> Parsed:
+    """One prompt a line."""
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise TableError(f"{file.path}: not a readable text file: {error}") from error
+    return ["prompt"], [{"prompt": line} for line in lines]
+
+
+def _texts(row: Mapping[str, object]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in row.items()}
+
+
+_PARSERS = {"csv": _read_csv, "parquet": _read_parquet, "json": _read_json, "txt": _read_txt}
