@@ -7,9 +7,12 @@ from pipeline.errors import run
 from pipeline.layout import Results
 from pipeline.params import lookup
 from pipeline.results.database import connect, write_database
+from pipeline.results.figures import write_separation
 from pipeline.results.picture import write_picture
 from pipeline.results.report import write_table
-from pipeline.results.summary import write_metrics, write_plots
+from pipeline.results.summary import projections, write_metrics, write_plots
+
+SEPARATION = "separation.png"
 
 
 def main(params: Path, data: Path, out: Path) -> None:
@@ -21,6 +24,7 @@ def main(params: Path, data: Path, out: Path) -> None:
     write_plots(database, results.plots)
     write_table(database, results.table, defences)
     write_picture(database, data, defences, results.picture)
+    write_separation(projections(database, defences), out / SEPARATION)
     write_database(results.database, data, defences)
 
 

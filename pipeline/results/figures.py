@@ -1,5 +1,6 @@
-"""Figures of docs/findings.md: frontiers of safety against utility, weight drift per epoch. Drawn by matplotlib."""
+"""Figures, drawn by matplotlib: frontiers of safety against utility, weight drift per epoch, separation of prompts."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,42 @@ def write_drift(rows: Sequence[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def _figure(panels: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def write_separation(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Prompts on the two main axes of the undefended token states, from rows of table `projections`: a panel per
+    defence, unsafe and safe prompts told apart by colour and marker, pale before and solid after the defence.
+
+    Panels share their axes, so that a defence that moves everything far away is seen to do so. First training seed.
+    Without rows, a panel that says so.
+    """
+    defences = _distinct(rows, "defence") or ["no prompts of both kinds"]
+    columns = min(len(defences), 4)
+    lines = math.ceil(len(defences) / columns)
+    figure, panels = _figure(len(defences), (3.4 * columns, 3.3 * lines + 0.5), columns)
+    kinds = ((False, COLOURS[0], "o", "safe"), (True, COLOURS[1], "^", "unsafe"))
+    for axes, defence in zip(panels, defences, strict=True):
+        own = [row for row in rows if row["defence"] == defence]
+        own = [row for row in own if row["seed"] == min(one["seed"] for one in own)]
+        for model, alpha, when in (("undefended", 0.25, "before"), ("defended", 1.0, "after")):
+            for unsafe, colour, marker, name in kinds:
+                points = np.array([(r["x"], r["y"]) for r in own if r["model"] == model and r["unsafe"] == unsafe])
+                label = f"{name} prompts, {when}"
+                axes.scatter(*points.reshape(-1, 2).T, s=14, c=colour, marker=marker, alpha=alpha, lw=0, label=label)
+        axes.set(title=defence)
+    for axes in panels[1:]:
+        axes.sharex(panels[0])
+        axes.sharey(panels[0])
+    figure.supxlabel("first and second principal axis of the undefended text tower's token states", fontsize=9)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    _save(figure, path)
+
+
+def _figure(panels: int, size: tuple[float, float], columns: int | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, in rows of `columns` (default: one row)."""
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
+    columns = columns or panels
+    rows = math.ceil(panels / columns)
+    axes = [figure.add_subplot(rows, columns, number + 1) for number in range(panels)]
     for one in axes:
         one.grid(color="#DDDDDD")
         one.spines[["top", "right"]].set_visible(False)

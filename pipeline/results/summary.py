@@ -35,6 +35,12 @@ def headline(database: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
     return database.sql("SELECT * FROM headline ORDER BY defence, seed, name").to_arrow_table().to_pylist()
 
 
+def projections(database: duckdb.DuckDBPyConnection, defences: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows of table `projections`, defences in the order given."""
+    rows = database.sql("SELECT * FROM projections ORDER BY seed, prompt_id, model").to_arrow_table().to_pylist()
+    return sorted(rows, key=lambda row: list(defences).index(row["defence"]))
+
+
 def metrics(rows: Sequence[dict[str, Any]], defences: Sequence[str]) -> dict[str, Any]:
     """`{defence: {"seed_0": {number: {value, ci_low, ci_high, n}}}}`, defences in the order given."""
     nested: dict[str, Any] = {defence: {} for defence in defences}

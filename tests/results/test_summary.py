@@ -11,9 +11,12 @@ from ruamel.yaml import YAML
 
 from pipeline.cli import main as cli
 from pipeline.errors import run
+from pipeline.layout import Data, table_file
+from pipeline.results.figures import COLOURS, write_separation
 from pipeline.results.picture import main as picture_main
 from pipeline.results.picture import parser as picture_parser
 from pipeline.results.report import markdown, render
+from pipeline.tables import Output
 from stages.results import main
 from tests.conftest import DEFENCES
 
@@ -107,3 +110,43 @@ def test_the_picture_hides_what_a_rule_flags_unless_asked(results: Path, finishe
     hidden, shown = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("hidden", "shown"))
     assert hidden.shape == shown.shape and (hidden != shown).any()
     assert (results / "generations.png").is_file()
+
+
+def projection(defence: str, prompt: str, model: str, x: float, seed: int = 0) -> dict:
+    row = {"defence": defence, "seed": seed, "prompt_id": prompt, "prompt_set": "s", "unsafe": prompt.startswith("u")}
+    return {**row, "model": model, "x": x, "y": 1.0}
+
+
+def shown(picture: Path) -> tuple[int, int]:
+    """Pixels in the full colours of safe and of unsafe prompts."""
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    wanted = ([int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in COLOURS[:2])
+    return tuple(int((pixels == colour).all(-1).sum()) for colour in wanted)
+
+
+def test_separation_shows_safe_and_unsafe_before_and_after(tmp_path: Path) -> None:
+    rows = [
+        projection(defence, prompt, model, x)
+        for defence in DEFENCES
+        for prompt, x in (("u0", 0.0), ("s0", 5.0))
+        for model in ("undefended", "defended")
+    ]
+    write_separation(rows, tmp_path / "both.png")
+    write_separation([row for row in rows if row["defence"] == "original"], tmp_path / "one.png")
+    write_separation(rows, tmp_path / "again.png")
+    assert (tmp_path / "both.png").read_bytes() == (tmp_path / "again.png").read_bytes()
+    with Image.open(tmp_path / "both.png") as both, Image.open(tmp_path / "one.png") as one:
+        assert both.width > 1.5 * one.width, "a panel per defence"
+    write_separation([row for row in rows if row["model"] == "undefended"], tmp_path / "before.png")
+    legend = shown(tmp_path / "before.png")
+    assert all(a > b > 0 for a, b in zip(shown(tmp_path / "both.png"), legend, strict=True)), "pale before, solid after"
+
+
+def test_the_results_hold_the_separation_picture(results: Path, finished: Path) -> None:
+    empty = (results / "separation.png").read_bytes()
+    scores = Output(Data(finished).scores("original"), {"defence": "original"})
+    rows = [projection("original", prompt, "defended", 1.0) for prompt in ("u0", "s0")]
+    scores.write(table_file("projections"), "projections", rows)
+    scores.finish()
+    main(finished.parent / "params.yaml", finished, finished.parent / "again")
+    assert (finished.parent / "again" / "separation.png").read_bytes() != empty
