@@ -48,6 +48,14 @@ defences:
     train: {{curriculum: true, lora: {{r: 3}}}}
 """
 
+DES = {
+    "method": "des",
+    "concept": "a knife, a bomb",
+    "alpha": 10.0,
+    "lam": 0.3,
+    "train": {"lora": None, "optimizer": "adamw", "weight_decay": 0.01, "lr": 0.003},
+}
+
 
 def captions() -> list[tuple[str, bool]]:
     """Every caption of the tiny world and whether it is unsafe."""
@@ -92,6 +100,26 @@ def save_world(folder: Path, places: int = 4) -> Path:
     for number, part in enumerate((images[:10], images[10:])):
         output.write(shard_file("images", number), "images", part)
     output.write(table_file("pairs"), "pairs", _pairs(ids, places))
+    output.finish()
+    return folder
+
+
+def save_prompt_pairs(folder: Path, places: int = 4) -> Path:
+    """The same pairs as prompts alone, of two categories: no images, no image ids."""
+    texts = captions()[: 6 * places]
+    ids = {text: f"c{i:02d}" for i, (text, _) in enumerate(texts)}
+    output = Output(folder, {"stage": "world"})
+    rows = [
+        {"caption_id": ids[t], "text": t, "unsafe": u, "category": None, "source": "test", "split": "train",
+         "family": t} for t, u in texts
+    ]  # fmt: skip
+    output.write(table_file("captions"), "captions", rows)
+    bare = {"safe_image_id": None, "unsafe_image_id": None}
+    pairs = [
+        {**row, **bare, "category": "explosives" if row["pair_id"].endswith("ball") else "weapons"}
+        for row in _pairs(ids, places)
+    ]
+    output.write(table_file("pairs"), "pairs", pairs)
     output.finish()
     return folder
 

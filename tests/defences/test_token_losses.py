@@ -210,7 +210,7 @@ def test_vectors_of_another_size_are_refused():
 
 
 def test_at_the_size_of_clip_l_alpha_is_comparable_with_a_vector():
-    """77 tokens of length about 28: 59,136 entries and |s| about 245, so that alpha 200 leaves cos(t_i, t_j) below 1."""
+    """77 tokens of length about 28: 59,136 entries, |s| about 245; alpha 200 leaves cos(t_i, t_j) below 1."""
     tokens = torch.nn.functional.normalize(draw(3, 77, 768), dim=2) * 28
     assert tokens.flatten(1).shape[1] == 59_136
     assert tokens.flatten(1).norm(dim=1).mean().item() == pytest.approx(245.7, abs=0.1)
