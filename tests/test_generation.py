@@ -9,7 +9,7 @@ import torch
 from pipeline import generation
 from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
-from pipeline.generation import GenerateParams, Sampling, generate_defence, generate_rows, noise_seed
+from pipeline.generation import GenerateParams, Sampling, generate_defence, generate_rows
 from pipeline.images import decode_image
 from pipeline.models.clip import load_clip
 from pipeline.models.diffusion import load_diffusion, text_tower
@@ -55,11 +55,6 @@ def test_every_prompt_gives_an_image_for_every_training_seed(whole):
     assert len({row["model_hash"] for row in rows}) == 2
     images = [decode_image(row["image"], "x").tobytes() for row in rows]
     assert len(set(images)) == 12
-
-
-def test_noise_is_the_prompts_own_seed_or_follows_from_its_id():
-    assert noise_seed(0, prompt("a", "x", seed=7)) == noise_seed(5, prompt("b", "x", seed=7)) == 7
-    assert noise_seed(0, prompt("a", "x")) == noise_seed(0, prompt("a", "other")) != noise_seed(0, prompt("b", "x"))
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypatch):

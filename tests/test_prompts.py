@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import NearsafeError
-from pipeline.prompts import Admitted, admit
+from pipeline.prompts import OTHERS, Admitted, admit, noise_seed
 from pipeline.schemas import SCHEMAS
 from tests.worldlet import prompt
 
@@ -28,3 +28,17 @@ def test_counts_are_per_set_and_the_chain_adds_up():
 def test_admitted_prompts_cannot_be_made_by_hand(text):
     with pytest.raises(NearsafeError, match=r"row 1 was not admitted"):
         Admitted(table(prompt("a", "axe"), prompt("b", text)))
+
+
+def test_the_filter_reads_the_other_cells_of_a_row_and_drops_the_column():
+    schema = SCHEMAS["prompts"].schema.append(pa.field(OTHERS, pa.list_(pa.string())))
+    rows = [{**prompt("a", "axe"), OTHERS: ["7", "a mug"]}, {**prompt("b", "saw"), OTHERS: ["", "a girl"]}]
+    admitted, filters = admit(pa.Table.from_pylist(rows, schema=schema), stage="prompts")
+    assert admitted.table["prompt_id"].to_pylist() == ["a"]
+    assert admitted.table.schema.equals(SCHEMAS["prompts"].schema)
+    assert {row["stage"] for row in filters} == {"prompts"}
+
+
+def test_noise_is_the_prompts_own_seed_or_follows_from_its_id():
+    assert noise_seed(0, prompt("a", "x", seed=7)) == noise_seed(5, prompt("b", "x", seed=7)) == 7
+    assert noise_seed(0, prompt("a", "x")) == noise_seed(0, prompt("a", "other")) != noise_seed(0, prompt("b", "x"))

@@ -25,15 +25,18 @@ def obfuscate(text: str, words: Sequence[str], seed: int) -> str:
 
     Each word's rule and place are drawn from `seed` and the word alone, so that every occurrence is spelt alike and
     the order of `words` does not matter. A rule that cannot change a word (no letter with a look-alike) gives way to
-    the next one. Raises ValueError for a word of fewer than three letters, and where the text has none of the words.
+    the next one. Raises ValueError for no words, for one of fewer than three letters, and where the text
+    has none of them.
     """
     if short := [word for word in words if len(word) < 3]:
         raise ValueError(f"cannot misspell {short[0]!r}: fewer than three letters")
+    if not words:
+        raise ValueError("expected one or more words to misspell")
     spelt = {word.lower(): misspell(word.lower(), rng(seed, "obfuscate", word.lower())) for word in words}
     pattern = "|".join(re.escape(word) for word in sorted(spelt, key=len, reverse=True))
     changed, count = re.subn(rf"\b(?:{pattern})\b", lambda match: spelt[match[0].lower()], text, flags=re.IGNORECASE)
-    if not words or not count:
-        raise ValueError(f"the text has none of the words {', '.join(words) or '(none given)'}")
+    if not count:
+        raise ValueError(f"the text has none of the words {', '.join(words)}")
     return changed
 
 
