@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import run
-from pipeline.results.findings import Study, write_findings
+from pipeline.results.findings import STUDIES, Study, write_findings
 
 
 def main(params: Path, study: Study, data: Path, page: Path, out: Path) -> None:
@@ -20,9 +20,9 @@ def main(params: Path, study: Study, data: Path, page: Path, out: Path) -> None:
 def parser() -> argparse.ArgumentParser:
     """Command line of the stage."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--params", type=Path, required=True, help="file with `ablations`, `frontier`, `score`")
-    arguments.add_argument("--study", choices=["ablation", "frontier"], required=True)
-    arguments.add_argument("--data", type=Path, required=True, help="directory of the study's checkpoints and scores")
+    arguments.add_argument("--params", type=Path, required=True, help="file with the sections of the study")
+    arguments.add_argument("--study", choices=STUDIES, required=True)
+    arguments.add_argument("--data", type=Path, required=True, help="directory of the study's outputs")
     arguments.add_argument("--page", type=Path, required=True, help="Markdown with <!-- table: NAME --> markers")
     arguments.add_argument("--out", type=Path, required=True)
     return arguments

@@ -31,7 +31,10 @@ class Pooled:
 
 
 def pool(
-    measured: Sequence[Measured], bounds: tuple[float, float] | None = None, confidence: float = CONFIDENCE
+    measured: Sequence[Measured],
+    bounds: tuple[float, float] | None = None,
+    confidence: float = CONFIDENCE,
+    same_items: bool = True,
 ) -> Pooled:
     """Mean over training seeds; two independent errors added in quadrature, on each side of the mean:
 
@@ -43,13 +46,15 @@ def pool(
         low = mean - sqrt(t^2 s^2 / k + mean_i(value_i - low_i)^2),  high likewise
 
     `bounds`: where the quantity can lie, (0, 1) for a share; the interval is cut there. No interval where neither part
-    exists (one seed without an item interval). Raises ValueError for no seed or seeds of different items.
+    exists (one seed without an item interval). `same_items`: images that failed leave a seed with fewer of the same
+    prompts; where that may be, False, and n is that of the seed with the fewest. Raises ValueError for no seed, and for
+    seeds of different items where these must be the same.
     """
     if not measured:
         raise ValueError("no training seed to pool")
-    if len({(one.n, one.low is None) for one in measured}) > 1:
+    if len({(one.n if same_items else 0, one.low is None) for one in measured}) > 1:
         raise ValueError(f"training seeds measured different items: n = {[one.n for one in measured]}")
-    k, n, values = len(measured), measured[0].n, [one.value for one in measured]
+    k, n, values = len(measured), min(one.n for one in measured), [one.value for one in measured]
     mean = math.fsum(values) / k
     training = 0.0
     if k > 1:

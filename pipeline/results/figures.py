@@ -79,6 +79,7 @@ def write_separation(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 label = f"{name} prompts, {when}"
                 axes.scatter(*points.reshape(-1, 2).T, s=14, c=colour, marker=marker, alpha=alpha, lw=0, label=label)
         axes.set(title=defence)
+        axes.set_axisbelow(True)  # the grid, which else lies on top of points
     for axes in panels[1:]:
         axes.sharex(panels[0])
         axes.sharey(panels[0])

@@ -5,21 +5,30 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import duckdb
 
 from pipeline.errors import NearsafeError
-from pipeline.params import build, load
-from pipeline.results import frontiers, studies
+from pipeline.params import build, load, lookup
+from pipeline.results import frontiers, image_studies, studies
 from pipeline.results.database import connect
 from pipeline.results.figures import write_drift, write_frontiers
 from pipeline.results.page import fill_file
 from pipeline.results.sources import find_sources
 
-Study = Literal["ablation", "frontier"]
-KNOWN = (*(table.name for table in studies.ABLATION), "frontier", "frontier_measures")
+Study = Literal["ablation", "frontier", "des_ablation", "attack"]
+STUDIES: tuple[Study, ...] = get_args(Study)
+KNOWN = (
+    *(table.name for table in (*studies.ABLATION, *image_studies.DES_ABLATION)),
+    "frontier",
+    "frontier_measures",
+    "des_published",
+    *image_studies.ATTACK_TABLES,
+)
 FIGURES = {"frontier": Path("images", "frontier.png"), "ablation": Path("images", "drift.png")}  # beside the page
+# Where the labels of a study are in params.yaml: the keys of this section, in their order.
+_SECTIONS = {"ablation": "ablations", "des_ablation": "des_ablations", "attack": "attack.grid"}
 _DIGITS = 6
 
 
@@ -37,23 +46,24 @@ def write_findings(
 ) -> None:
     """Fill the blocks of a study in `page` and write its numbers below `out`.
 
-    Where nothing of the study has been scored, nothing is changed, and `report` is told so; the other study's blocks
+    Where nothing of the study has been scored, nothing is changed, and `report` is told so; the other studies' blocks
     are never touched. Raises NearsafeError for a page with a broken or unknown marker.
     """
     labels = _labels(params, study)
     fill_file(page, {}, KNOWN)  # a broken page is an error before any work
     if not any((data / "scores" / label).is_dir() for label in labels):
-        report(f"{study}: nothing scored below {data} yet; `make {study}` runs the study. {page} keeps its tables")
+        target = study.replace("_", "-")
+        report(f"{study}: nothing scored below {data} yet; `make {target}` runs the study. {page} keeps its tables")
         return
     scored = {source.path.parent.name for source in find_sources(data, labels) if source.table == "scores"}
     missing = [label for label in labels if label not in scored]
     report(f"{study}: {len(labels) - len(missing)} of {len(labels)} scored" + _named(missing))
-    tables, rows = _ablation(params, data, labels) if study == "ablation" else _frontier(params, data, labels)
+    tables, rows = _frontier(params, data, labels) if study == "frontier" else _pooled(study, data, labels)
     for name, lines in rows.items():
         _write_csv(out / f"{name}.csv", lines)
     if study == "frontier":
         write_frontiers(rows["points"], page.parent / FIGURES[study])
-    elif curve := drift_curve(connect(data, labels), labels):
+    elif study == "ablation" and (curve := drift_curve(connect(data, labels), labels)):
         write_drift(curve, page.parent / FIGURES[study])
     homeless = fill_file(page, tables, KNOWN)
     report(f"{study}: {', '.join(tables)} written to {page}" + _named(homeless, "; no marker for"))
@@ -65,29 +75,20 @@ def drift_curve(database: duckdb.DuckDBPyConnection, labels: Sequence[str]) -> l
     return sorted(rows, key=lambda row: list(labels).index(row["defence"]))
 
 
-def _ablation(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
-    """Markdown and rows of the tables whose numbers have been scored."""
+def _pooled(study: Study, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
+    """Markdown and rows of the study's tables whose numbers have been scored."""
     database = connect(data, labels)
+    if study == "ablation":
+        wanted = studies.ABLATION
+    else:
+        wanted = image_studies.DES_ABLATION if study == "des_ablation" else image_studies.attack_tables(database)
     tables, rows = {}, {}
-    for table in studies.ABLATION:
-        found = studies.numbers(database, table)
-        if not found:
-            continue
-        tables[table.name] = studies.render(table, found, labels)
-        rows[table.name] = [
-            {
-                "defence": defence,
-                "name": column.name,
-                "value": number.value,
-                "ci_low": number.low,
-                "ci_high": number.high,
-                "seeds": number.seeds,
-                "n": number.items,
-            }
-            for defence in labels
-            for column in table.columns
-            if (number := found.get((defence, column.name)))
-        ]
+    for table in wanted:
+        if found := studies.numbers(database, table):
+            tables[table.name] = studies.render(table, found, labels)
+            rows[table.name] = studies.as_rows(table, found, labels)
+    if study == "des_ablation":
+        tables["des_published"] = image_studies.published(database)
     return tables, rows
 
 
@@ -102,10 +103,10 @@ def _frontier(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str
 
 def _labels(params: Path, study: Study) -> list[str]:
     """What a study scores, in the order of params.yaml. Raises NearsafeError for a missing section."""
-    if study == "ablation":
-        entries = load(params).get("ablations")
+    if study in _SECTIONS:
+        entries = lookup(params, _SECTIONS[study])
         if not isinstance(entries, dict) or not entries:
-            raise NearsafeError(f"{params}: no section 'ablations'")
+            raise NearsafeError(f"{params}: no entries in section {_SECTIONS[study]!r}")
         return list(entries)
     knobs = _sweep(params)
     return [frontiers.ORIGINAL, *(f"{d}+{setting}" for d in knobs.defences for setting in knobs.settings)]

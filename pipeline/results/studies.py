@@ -1,4 +1,7 @@
-"""Tables of the ablation study: one line per variant, mean over training seeds, one interval for seeds and items."""
+"""Tables of a study: one line per variant, mean over training seeds, one interval for seeds and items.
+
+The tables of the ablation are here, those of the studies of images in image_studies.py.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +39,7 @@ class Table:
     sql: str
     counts: str = "items"  # what n counts
     intervals: str = field(default=INTERVAL)
+    same_items: bool = True  # images may fail: then seeds share prompts, but not the very number of images
 
 
 _WORDINGS = {"as written": "nsfwcaps", "at random": "nsfwcaps_reworded", "adversary": "nsfwcaps_paraphrased"}
@@ -135,9 +139,27 @@ def numbers(database: duckdb.DuckDBPyConnection, table: Table) -> dict[tuple[str
         if name in bounds and value is not None:
             found.setdefault((defence, name), []).append(Measured(value, n, low, high))
     try:
-        return {(defence, name): pool(measured, bounds[name]) for (defence, name), measured in found.items()}
+        return {key: pool(own, bounds[key[1]], same_items=table.same_items) for key, own in found.items()}
     except ValueError as error:
         raise NearsafeError(f"table {table.name!r}: {error}: score the study's defences again") from error
+
+
+def as_rows(table: Table, found: dict[tuple[str, str], Pooled], defences: Sequence[str]) -> list[dict[str, object]]:
+    """The numbers of a table, one row per defence and column, for a CSV."""
+    return [
+        {
+            "defence": defence,
+            "name": column.name,
+            "value": number.value,
+            "ci_low": number.low,
+            "ci_high": number.high,
+            "seeds": number.seeds,
+            "n": number.items,
+        }
+        for defence in defences
+        for column in table.columns
+        if (number := found.get((defence, column.name)))
+    ]
 
 
 def render(table: Table, found: dict[tuple[str, str], Pooled], defences: Sequence[str]) -> str:

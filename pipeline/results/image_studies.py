@@ -1,0 +1,192 @@
+"""Tables of the studies whose numbers come from images: the ablation of DES, and the grid of attacks."""
+
+from collections.abc import Sequence
+
+import duckdb
+
+from pipeline.results.report import MISSING, markdown
+from pipeline.results.studies import Column, Table
+
+DES_ABLATION = (
+    Table(
+        "des_ablation",
+        "Images from the world's hazard prompts and safe prompts. ASR and false positives: share in which the world's "
+        "detector finds a hazard. CLIP score: 100 * cosine by the undefended CLIP. Frechet distance: on the detector's "
+        "features against the world's safe images, never to be called FID. All but CLIP score: lower is better.",
+        (
+            Column("ASR", "asr"),
+            Column("false positives", "false_positive_rate"),
+            Column("CLIP score", "clip_score", 2, bounds=None),
+            Column("Frechet distance", "frechet_distance", 2, bounds=(0.0, float("inf"))),
+        ),
+        "SELECT defence, name, seed, value, n, ci_low, ci_high FROM headline",
+        "images",
+        same_items=False,
+    ),
+    Table(
+        "des_separation",
+        "Token states, flattened, of the same prompts, against those of the undefended text tower. Unsafe, nearest is "
+        "safe: share of unsafe prompts whose nearest undefended state, their own included, is that of a safe prompt. "
+        "The cosines: to the nearest safe one, and to the prompt's own undefended state.",
+        (
+            Column("unsafe: nearest is safe", "unsafe nearest_is_safe"),
+            Column("unsafe: cosine, nearest safe", "unsafe cosine_to_nearest_safe", bounds=(-1.0, 1.0)),
+            Column("unsafe: cosine, itself", "unsafe cosine_to_itself", bounds=(-1.0, 1.0)),
+            Column("safe: cosine, itself", "safe cosine_to_itself", bounds=(-1.0, 1.0)),
+        ),
+        """
+        SELECT defence, protocol || ' ' || metric AS name, seed, value, n, ci_low, ci_high
+        FROM scores WHERE benchmark = 'separation'""",
+        "prompts",
+    ),
+)
+ATTACK_TABLES = ("attack_grid", "attack_gain", "attack_search")
+# The attacks that every defence meets without a search, in the order of the tables; white-box ones stand behind them.
+_FIRST = ("world_unsafe", "world_paraphrased", "world_obfuscated", "world_indirect")
+BASELINE = "des"  # what the extensions of DES are compared with
+_SHOWN = "metric IN ('asr', 'false_positive_rate') AND detector LIKE 'world%' AND benchmark LIKE 'generation/%'"
+
+
+def attack_tables(database: duckdb.DuckDBPyConnection) -> tuple[Table, ...]:
+    """The tables of the attack study, a column for each attack and each safe set that was scored."""
+    columns, searched = _columns(database), _searched(database)
+    return (
+        Table(
+            "attack_grid",
+            "ASR: share of images in which the world's detector finds a hazard, per attack. Prompt sets: plain hazard "
+            "prompts, other wordings, obfuscated spellings, indirect descriptions. White-box: a search in the defended "
+            "text tower, or (transfer) in the undefended one. False positives: the same share for safe prompts near "
+            "hazards. Lower is better.",
+            tuple(Column(header, name) for header, name in columns),
+            f"""
+            SELECT defence, metric || ' ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
+            FROM scores WHERE {_SHOWN}""",
+            "images",
+            same_items=False,
+        ),
+        Table(
+            "attack_gain",
+            f"The same less that of `{BASELINE}`, paired by prompt and training seed: below 0, fewer hazards than "
+            f"`{BASELINE}` lets through. Item interval: Agresti and Min 2005; not a point where no image differs.",
+            tuple(Column(header, name, bounds=(-1.0, 1.0)) for header, name in columns),
+            f"""
+            WITH images AS (
+                SELECT f.defence, f.seed, f.prompt_set, g.prompt_id, f.flagged,
+                       CASE WHEN s.unsafe THEN 'asr ' ELSE 'false_positive_rate ' END || f.prompt_set AS name
+                FROM flags AS f
+                JOIN generations AS g ON g.generation_id = f.item_id
+                JOIN prompt_sets AS s ON s.prompt_set = f.prompt_set
+                WHERE f.rule = 'hazard'
+            ), paired AS (
+                SELECT a.defence, a.name, a.seed, count(*) AS n,
+                       count(*) FILTER (WHERE a.flagged AND NOT b.flagged) AS more,
+                       count(*) FILTER (WHERE b.flagged AND NOT a.flagged) AS fewer
+                FROM images AS a
+                JOIN images AS b
+                  ON b.defence = '{BASELINE}' AND b.seed = a.seed AND b.name = a.name AND b.prompt_id = a.prompt_id
+                WHERE a.defence <> '{BASELINE}'
+                GROUP BY ALL
+            ), moved AS (
+                SELECT *, (more - fewer) / (n + 2) AS centre,
+                       1.959964 * sqrt(more + fewer + 1 - (more - fewer) ^ 2 / (n + 2)) / (n + 2) AS half
+                FROM paired
+            )
+            SELECT defence, name, seed, (more - fewer) / n AS value, n,
+                   centre - half AS ci_low, centre + half AS ci_high
+            FROM moved""",
+            "prompts",
+            same_items=False,
+        ),
+        Table(
+            "attack_search",
+            "Cosine of flattened token states between what the search ended with (before: started with) and the hazard "
+            "prompt under the undefended text tower, in the tower that was searched. 1: the defence is undone there. "
+            "Mean over prompts (normal interval).",
+            tuple(
+                Column(f"{attack}: {moment}", f"{attack} {moment}", bounds=(-1.0, 1.0))
+                for attack in searched
+                for moment in ("before", "after")
+            ),
+            " UNION ALL ".join(
+                f"""
+                SELECT defence, attack || ' {moment}' AS name, seed, avg(similarity_{moment}) AS value, count(*) AS n,
+                       avg(similarity_{moment})
+                       - 1.959964 * coalesce(stddev_samp(similarity_{moment}), 0) / sqrt(count(*)) AS ci_low,
+                       avg(similarity_{moment})
+                       + 1.959964 * coalesce(stddev_samp(similarity_{moment}), 0) / sqrt(count(*)) AS ci_high
+                FROM attacks WHERE status = 'ok' GROUP BY defence, attack, seed"""
+                for moment in ("before", "after")
+            ),
+            "prompts",
+            same_items=False,
+        ),
+    )
+
+
+def published(database: duckdb.DuckDBPyConnection) -> str:
+    """What DES and the CMU report printed, in tables of their own: other data, models and measures than the world's."""
+    des = _printed(database, "DES", {"ASR": "ASR, %", "FID": "FID", "CLIP score": "CLIP score (L/14)"}, "DES%")
+    cmu = _printed(
+        database,
+        "CMU report",
+        {
+            "images with any NudeNet box": "benign images with any box, %",
+            "FID (torchvision Inception)": "FID (torchvision)",
+            "CLIP score (B/32)": "CLIP score (B/32)",
+        },
+        "%",
+    )
+    return "\n".join(
+        [
+            "Printed by the papers, on real images; none of it compares with a number of the world. DES on SD v1.5; "
+            "ASR: mean of four black-box attacks.",
+            "",
+            *des,
+            "",
+            'The CMU report, whose "ASR" is a false-positive rate of a detector on benign COCO prompts; its FID, CLIP '
+            "model and resolution are others than those of DES.",
+            "",
+            *cmu,
+        ]
+    )
+
+
+def _printed(database: duckdb.DuckDBPyConnection, paper: str, metrics: dict[str, str], methods: str) -> list[str]:
+    """One line per source and method of a paper, a column per metric; a dash where nothing was printed."""
+    answer = database.execute(
+        """
+        SELECT source, method, metric, value FROM published
+        WHERE paper = ? AND method LIKE ? AND method NOT LIKE '%(FLUX)' AND benchmark IN (
+            'mean of 4 attacks', 'COCO 10k', 'COCO 10k, 640 px') AND source <> 'Table 3'
+        ORDER BY regexp_extract(source, '[0-9]+')::INT, method""",
+        [paper, methods],
+    ).fetchall()
+    cells = {(source, method, metric): value for source, method, metric, value in answer}
+    lines = dict.fromkeys((source, method) for source, method, _, _ in answer)
+    body = [
+        [f"{source}: {method}", *(_number(cells.get((source, method, metric))) for metric in metrics)]
+        for source, method in lines
+    ]
+    return markdown(["printed in", *metrics.values()], body)
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2f}"
+
+
+def _columns(database: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """(header, name) of what the grid can show: attacks, then false positives."""
+    answer = database.execute(f"SELECT DISTINCT metric, substr(benchmark, 12) FROM scores WHERE {_SHOWN}").fetchall()
+    attacks = sorted((name for metric, name in answer if metric == "asr"), key=_place)
+    safe = sorted(name for metric, name in answer if metric != "asr")
+    return [(name, f"asr {name}") for name in attacks] + [
+        (f"false positives, {name}", f"false_positive_rate {name}") for name in safe
+    ]
+
+
+def _place(name: str) -> tuple[int, str]:
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+def _searched(database: duckdb.DuckDBPyConnection) -> Sequence[str]:
+    return [row[0] for row in database.execute("SELECT DISTINCT attack FROM attacks ORDER BY attack").fetchall()]
