@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.curriculum import LEVELS
 from pipeline.defences.protocol import FrozenTokens, States, TokenBatch
 from pipeline.defences.registry import Defence
+from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, Tokens, tokenize
 from pipeline.tables import read_output
 from pipeline.targets import TRAIN_SPLIT, pairs_of
@@ -40,7 +41,11 @@ class TokenSet:
     categories: tuple[str, ...]
 
     def feed(self, defence: Defence, clip: Clip) -> "TokenFeed":
-        """What a training reads, made with `clip` while it is still undefended: call it before tuning `clip`."""
+        """What a training reads, made with `clip` while it is still undefended: call it before tuning `clip`.
+
+        Raises NearsafeError for a text of the defence that is longer than the tower reads.
+        """
+        _check_lengths(defence, clip)
         tower = copy.deepcopy(clip.model.text_model).eval().requires_grad_(False)
         frozen = _frozen(self, defence, clip, tower)
         live = padded(clip, tokenize(clip, defence.live_texts))
@@ -147,6 +152,15 @@ def _frozen(data: TokenSet, defence: Defence, clip: Clip, tower: nn.Module) -> F
         vocabulary=vocabulary,
         words=_encode_all(tower, words, device),
     )
+
+
+def _check_lengths(defence: Defence, clip: Clip) -> None:
+    """A list of concepts that is cut would silently defend against the first few of them."""
+    longest = clip.model.config.text_config.max_position_embeddings
+    for text in (*defence.live_texts, *defence.frozen_texts):
+        length = len(clip.tokenizer(text, verbose=False)["input_ids"])
+        if length > longest:
+            raise NearsafeError(f"{defence.name}: {text[:60]!r} has {length} tokens, the text tower reads {longest}")
 
 
 def _stream(tower: nn.Module, data: TokenSet, device: torch.device) -> Iterator[States]:

@@ -115,6 +115,12 @@ def test_a_text_that_no_hook_lists_is_refused(made, data):
         frozen.of(["a cup"])
 
 
+def test_a_concept_that_the_tower_would_cut_is_refused(made, data):
+    found = read_defence(made / "params.yaml", "des", changes=["concept=" + "knife " * 15])
+    with pytest.raises(NearsafeError, match="des: 'knife knife .*' has 17 tokens, the text tower reads 16"):
+        data.feed(found, load_clip(made / "clip"))
+
+
 def test_a_full_fine_tune_moves_every_parameter_of_the_text_tower_and_nothing_else(made, job, tmp_path):
     base = load_clip(made / "clip").model
     task = job()

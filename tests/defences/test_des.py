@@ -76,6 +76,14 @@ def flat(states: States) -> Tensor:
     return states.states.flatten(1)
 
 
+def test_it_reads_token_states_and_trains_the_text_tower_alone():
+    found = defence(**EXTENSIONS["mcn"], **EXTENSIONS["push_harm"])
+    assert (found.input, found.towers) == ("tokens", ("text",))
+    assert found.live_texts == ("a knife", "a bomb", "an axe"), "the concepts of MCN take the place of the concept"
+    assert found.frozen_texts == (DES["concept"], "", "a knife", "a bomb")
+    assert defence().live_texts == (DES["concept"],) and defence(nen=False).live_texts == ()
+
+
 def test_the_total_is_equation_7(batch):
     made, _ = batch(defence())
     n, empty = made.frozen.of([DES["concept"]]), made.frozen.of([""])
