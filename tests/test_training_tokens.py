@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from pipeline import token_set
+from pipeline import token_set, training
 from pipeline.defences.protocol import FrozenTokens
 from pipeline.defences.registry import Defence, read_defence
 from pipeline.errors import NearsafeError
@@ -123,7 +124,7 @@ def test_a_concept_that_the_tower_would_cut_is_refused(made, data):
 
 def test_a_full_fine_tune_moves_every_parameter_of_the_text_tower_and_nothing_else(made, job, tmp_path):
     base = load_clip(made / "clip").model
-    task = job()
+    task = job(weight_decay=0.0)  # so that what moved had a gradient
     found = run(task, made, tmp_path / "state")
     moved = {
         name for name, weight in base.state_dict().items() if not torch.equal(weight, found.model.state_dict()[name])
@@ -134,6 +135,12 @@ def test_a_full_fine_tune_moves_every_parameter_of_the_text_tower_and_nothing_el
     text, vision = found.log.drift[-1]
     assert text == pytest.approx(weight_drift(found.model, base, "text").l2, rel=1e-5) and vision == 0.0
     assert found.log.drift[0][0] < text
+
+
+def test_the_paper_s_run_has_108_steps(job, data):
+    """6,911 pairs in batches of 128, two epochs: des.md section 4."""
+    paper = replace(job(batch_size=128, epochs=2), data=replace(data, levels=np.full(6911, "easy")))
+    assert training._last_steps(paper) == [54, 108]
 
 
 def test_the_undefended_tower_stays_bit_identical(made, data):
