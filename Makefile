@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation frontier test lint world bench clean env
+.PHONY: help repro ablation frontier des-ablation attack test lint world bench clean env
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -20,14 +20,16 @@ export DO_NOT_TRACK := 1
 export PYTHONHASHSEED := 0
 
 help:
-	@echo "make repro     run every stage that is out of date, then print the results table"
-	@echo "make ablation  train and score every variant of the methods over several seeds, fill docs/findings.md (long)"
-	@echo "make frontier  sweep the settings of the defences on the validation split, fill docs/findings.md (long)"
-	@echo "make test      run the tests"
-	@echo "make lint      ruff check and ruff format --check"
-	@echo "make world     train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
-	@echo "make bench     measure the speed-ups that are built in, side by side"
-	@echo "make clean     delete data/ and DVC's cache; the environment and the shipped weights stay"
+	@echo "make repro         run every stage that is out of date, then print the results table"
+	@echo "make ablation      train and score every variant of the methods over several seeds, fill docs/findings.md (long)"
+	@echo "make frontier      sweep the settings of the defences on the validation split, fill docs/findings.md (long)"
+	@echo "make des-ablation  train DES and its extensions over several seeds, judge their images (long)"
+	@echo "make attack        attack every defence, also through its own text tower; needs both ablations (long)"
+	@echo "make test          run the tests"
+	@echo "make lint          ruff check and ruff format --check"
+	@echo "make world         train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
+	@echo "make bench         measure the speed-ups that are built in, side by side"
+	@echo "make clean         delete data/ and DVC's cache; the environment and the shipped weights stay"
 
 env: $(STAMP)
 
@@ -42,13 +44,12 @@ repro: $(STAMP)
 	dvc repro
 	@nearsafe table
 
-# A study of studies/dvc.yaml, with what it needs of the pipeline. Stop it at any time: the next call continues.
-ablation frontier: $(STAMP)
-	@n=$$(dvc stage list studies/dvc.yaml | grep -c ':$@_'); k=0; \
-	PYTHONUNBUFFERED=1 dvc repro studies/dvc.yaml:$@_findings 2>&1 | while IFS= read -r line; do \
-		case "$$line" in *"tage 'studies/dvc.yaml:$@_"*) k=$$((k + 1)); line="[$$k of $$n, $$SECONDS s] $$line";; esac; \
-		printf '%s\n' "$$line"; \
-	done
+# A study of studies/dvc.yaml, with what it needs of the pipeline and of other studies; each stage with the time that is
+# about left. Stop it at any time: the next call continues.
+ablation frontier des-ablation attack: $(STAMP)
+	@target=studies/dvc.yaml:$(subst -,_,$@)_findings; plan=$$(mktemp); trap 'rm -f "$$plan"' EXIT; \
+	dvc dag --dot "$$target" > "$$plan"; \
+	PYTHONUNBUFFERED=1 dvc repro "$$target" 2>&1 | python -m pipeline.progress --plan "$$plan"
 
 test: $(STAMP)
 	pytest -q

@@ -1,0 +1,70 @@
+"""Progress of a DVC run: counted, and the rest estimated from what has run."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import NearsafeError
+from pipeline.progress import Progress, duration, follow, planned_stages
+
+PLAN = ["world", "s:train@a", "s:train@b", "s:score@a", "s:score@b", "s:findings"]
+
+
+def test_the_rest_is_estimated_by_kind_and_skipped_stages_teach_nothing() -> None:
+    progress = Progress(PLAN)
+    assert progress.line("Stage 'world' didn't change, skipping", 1).startswith(
+        "[1 of 6, 1 s, time left not known yet]"
+    )
+    assert progress.line("Running stage 's:train@a':", 2).startswith("[2 of 6, 2 s, time left not known yet] Running")
+    assert progress.line("> python -m stages.train", 3) == "> python -m stages.train"
+    # train took 10 s: another train 10 s, and the scores and the findings, of which none has run, as much each.
+    assert "[3 of 6, 12 s, about 40 s left]" in progress.line("Running stage 's:score@a':", 12)
+    # score took 20 s: the running train 10 s, score 20 s, findings the mean of both, 15 s.
+    assert "[4 of 6, 32 s, about 45 s left]" in progress.line("Running stage 's:train@b':", 32)
+    skipped = "Stage 's:score@b' is cached - skipping run, checking out outputs"
+    assert "[5 of 6, 42 s, about 13 s left]" in progress.line(skipped, 42)
+    assert progress.durations == {"s:train": [10, 10], "s:score": [20]}
+    assert "[6 of 6, 43 s, about 13 s left]" in progress.line("Running stage 's:findings':", 43)
+
+
+def test_everything_skipped_leaves_nothing() -> None:
+    progress = Progress(["world"])
+    assert "[1 of 1, 0 s, about 0 s left]" in progress.line("Stage 'world' didn't change, skipping", 0)
+
+
+def test_a_stage_outside_the_plan_is_counted() -> None:
+    assert Progress(["world"]).line("Running stage 'embed':", 0).startswith("[1 of 2, ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (3600, "60 min"), (7500, "2 h 5 min")]
+)
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_lines_pass_in_order_as_they_come() -> None:
+    clock = iter([100.0, 101.0, 130.0])
+    lines = io.StringIO("Running stage 'a':\n  Stage 'quoted' in a stage's own words\n")
+    assert list(follow(lines, ["a"], lambda: next(clock))) == [
+        "[1 of 1, 1 s, time left not known yet] Running stage 'a':",
+        "  Stage 'quoted' in a stage's own words",
+    ]
+
+
+def test_the_plan_is_what_dvc_dag_prints(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.dot"
+    plan.write_text('strict digraph {\n"world";\n"studies/dvc.yaml:a@b";\n"world" -> "studies/dvc.yaml:a@b";\n}\n')
+    assert planned_stages(plan) == ["world", "studies/dvc.yaml:a@b"]
+    with pytest.raises(NearsafeError, match="cannot be read"):
+        planned_stages(tmp_path / "none")
+
+
+def test_command_line_copies_what_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "plan.dot").write_text("")
+    command = [sys.executable, "-m", "pipeline.progress", "--plan", str(tmp_path / "plan.dot")]
+    done = subprocess.run(command, input=b"\xff\nRunning stage 'a':\n", capture_output=True, check=True)
+    assert done.stdout.decode().splitlines()[1] == "[1 of 1, 0 s, time left not known yet] Running stage 'a':"
