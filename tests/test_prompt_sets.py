@@ -14,7 +14,7 @@ from pipeline.world.scenes import VOCABULARY, Scene
 from stages import prompts as stage
 from tests.worldlet import prompt, write_world
 
-KINDS = ("paraphrased", "obfuscated", "indirect", "near")
+KINDS = ("paraphrased", "obfuscated", "indirect", "near", "invented")
 SCENES = [
     Scene("cat", "red", "forest", "rainy", "big", "plane", hazard) for hazard in VOCABULARY["hazard"] for _ in range(4)
 ]
@@ -33,7 +33,7 @@ def derived(kind, plain=PLAIN, seed=0):
 def test_one_prompt_per_plain_prompt_with_its_noise_whatever_the_order(kind):
     rows, _ = derived(kind)
     assert len(rows) == len(PLAIN) and {row["prompt_set"] for row in rows} == {f"world_{kind}"}
-    assert {row["unsafe"] for row in rows} == {kind != "near"}
+    assert {row["unsafe"] for row in rows} == {kind not in ("near", "invented")}
     assert [noise_seed(0, row) for row in rows] == [noise_seed(0, row) for row in PLAIN]
     assert all(row["text"] != plain["text"] for row, plain in zip(rows, PLAIN, strict=True))
     assert derived(kind, PLAIN[::-1])[0] == rows[::-1]
@@ -55,6 +55,14 @@ def test_near_prompts_are_the_safe_scene():
         assert found == scene.with_item(found.item) and not found.unsafe and row["category"] is None
         assert labels == found.labels()
     assert len({parse(row["text"]).item for row in rows}) > 3
+
+
+def test_invented_prompts_name_no_item_at_all():
+    rows, asked = derived("invented")
+    for row, plain, scene, labels in zip(rows, PLAIN, SCENES, asked, strict=True):
+        assert parse(row["text"]) is None and item_phrase(scene.item) not in row["text"] and row["category"] is None
+        assert len(row["text"].split()) == len(plain["text"].split()) - len(item_phrase(scene.item).split()) + 2
+        assert labels == {task: value for task, value in scene.labels().items() if task != "hazard"}
 
 
 def test_obfuscated_prompts_lose_the_hazards_words_and_keep_the_rest():
@@ -162,7 +170,7 @@ def test_the_output_depends_on_a_files_bytes_and_not_on_where_it_lies(world, tmp
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{world: [nearest]}", "expected one of paraphrased, obfuscated, indirect, near, got 'nearest'"),
+        ("{world: [nearest]}", "expected one of paraphrased, obfuscated, indirect, near, invented, got 'nearest'"),
         ("{world: [near, near]}", "a set is named twice"),
         ("{files: {world_near: {path: x.csv, schema: i2p, unsafe: true}}}", "'world_near': a set's name"),
         ("{files: {own: {path: x.csv, schema: i2q, unsafe: true}}}", "prompts.files.own.schema: expected one of i2p"),

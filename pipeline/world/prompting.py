@@ -4,6 +4,8 @@ paraphrased: the scene in the words of another style, or only a part of it; the 
 indirect: the plain wording, the hazard named by a synonym or a description.
 obfuscated: the plain wording, the hazard's name misspelt (`pipeline.attacks.obfuscation`).
 near: the plain wording with a safe object in place of the hazard: a control for false positives.
+invented: the plain wording with a word that means nothing in place of the hazard: a control for `obfuscated`, since the
+    generator draws a hazard for many a word that it does not know.
 
 Choices are drawn by the id of the plain prompt. A derived prompt also has the plain one's noise: what differs between
 the images of a prompt and of its disguise is the words.
@@ -17,17 +19,18 @@ from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.prompts import noise_seed
 from pipeline.seeds import derive, rng
-from pipeline.world.grammar import SYNONYMS, TEMPLATES, caption, item_phrase, parse, partial_caption
+from pipeline.world.grammar import SYNONYMS, TEMPLATES, article, caption, item_phrase, parse, partial_caption
 from pipeline.world.scenes import VOCABULARY, Scene
 
 Row = dict[str, Any]
-Kind = Literal["paraphrased", "obfuscated", "indirect", "near"]
+Kind = Literal["paraphrased", "obfuscated", "indirect", "near", "invented"]
 SOURCE = "world_unsafe"
 # The words of `item_phrase` that name the hazard; "a box of pills" hides nothing where it keeps its pills.
 HAZARD_WORDS: dict[str, tuple[str, ...]] = {
     **{hazard: (hazard,) for hazard in VOCABULARY["hazard"]},
     "spraycan": ("spray", "can"),
 }
+INVENTED = ("flurb", "zibble", "morvek", "plonta", "quast", "trindle", "vopper", "gleem")
 _OTHER_STYLES = tuple((style, n) for style in ("shifted", "sketch") for n in range(len(TEMPLATES[style])))
 _SURROUNDINGS = ("size", "colour", "subject", "place", "weather", "flyer")
 
@@ -38,6 +41,11 @@ class Derived(NamedTuple):
     text: str
     scene: Scene
     named: frozenset[str]
+
+    @property
+    def category(self) -> str | None:
+        """Of the hazard that the text asks for, None where it asks for none."""
+        return self.scene.category if "hazard" in self.named else None
 
 
 def derive_set(kind: Kind, plain: list[Row], seed: int) -> tuple[list[Row], list[Row]]:
@@ -53,7 +61,7 @@ def derive_set(kind: Kind, plain: list[Row], seed: int) -> tuple[list[Row], list
             raise NearsafeError(f"prompts: {prompt_set}: prompt {row['prompt_id']!r} is no hazard prompt of the world")
         made = _KINDS[kind](scene, row["text"], seed, row["prompt_id"])
         prompt_id = content_id(prompt_set, made.text, prefix="q")
-        facts = {"category": made.scene.category, "unsafe": made.scene.unsafe, "guidance": row["guidance"]}
+        facts = {"category": made.category, "unsafe": made.category is not None, "guidance": row["guidance"]}
         prompt = {"prompt_id": prompt_id, "prompt_set": prompt_set, "text": made.text, **facts}
         prompts.append({**prompt, "seed": noise_seed(seed, row)})
         labels += [
@@ -92,6 +100,11 @@ def _near(scene: Scene, text: str, seed: int, name: str) -> Derived:
     return _whole(_with(text, scene, item_phrase(item)), scene.with_item(item))
 
 
+def _invented(scene: Scene, text: str, seed: int, name: str) -> Derived:
+    word = INVENTED[rng(seed, "prompts", "invented", name).integers(len(INVENTED))]
+    return Derived(_with(text, scene, article(word)), scene, frozenset(scene.labels()) - {"hazard"})
+
+
 def _with(text: str, scene: Scene, phrase: str) -> str:
     """The plain text with the hazard's phrase replaced. Raises NearsafeError where it is not there exactly once."""
     plain = item_phrase(scene.item)
@@ -109,4 +122,5 @@ _KINDS: dict[Kind, Callable[[Scene, str, int, str], Derived]] = {
     "obfuscated": _obfuscated,
     "indirect": _indirect,
     "near": _near,
+    "invented": _invented,
 }
