@@ -4,6 +4,7 @@ Every prompt passes `pipeline.prompts.admit` first. An image's noise comes from 
 derived from its id), never from the defence or the training seed: columns of different defences show the same draws.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -160,7 +161,9 @@ def generate_defence(
     device, reason = pick_device()
     log(f"generate: {reason}; float32")
     model = load_diffusion(diffusion, device)
-    inputs = {"prompts": output_hash(prompts), "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
+    # The prompts themselves, not their folder: a set added beside those of `prompt_sets` leaves finished images alone.
+    asked_hash = content_id(*(json.dumps(row, sort_keys=True) for row in admitted.table.to_pylist()))
+    inputs = {"prompts": asked_hash, "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
     output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
     output.write(table_file("filters"), "filters", filters)
     progress = Progress(admitted.table.num_rows * len(seeds.seeds))

@@ -116,6 +116,14 @@ def test_a_section_of_a_study_names_sets_and_the_caller_names_training_seeds(mad
     assert [(row["seed"], row["prompt_id"], row["steps"]) for row in rows] == [(1, f"s{i}", 1) for i in range(3)]
 
 
+def test_a_set_that_is_not_asked_for_leaves_finished_images_alone(made, tmp_path, monkeypatch):
+    given = knobs(made, tmp_path, "prompt_sets: [world_safe]")
+    before = run(made, tmp_path / "out", **given)
+    write_prompts(Worldlet(tmp_path).data, [*PROMPTS, prompt("n0", "red mug", "near")])
+    monkeypatch.setattr(generation, "generate", None)
+    assert run(made, tmp_path / "out", prompts=Worldlet(tmp_path).data.prompts, **given) == before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
