@@ -20,7 +20,6 @@ def arguments(made, stage, **changes):
     }  # fmt: skip
     if stage is score:
         given["world"] = data.world
-        given.pop("prompts")
         given |= {"nsfwcaps": data.nsfwcaps, "clip": made.model("clip"), "detector": made.model("detector")}
         given["generations"] = data.generations("original")
         given.pop("diffusion")
