@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.results.findings import STUDIES
 from tests.import_closure import (
     DEFENCE_MAY_IMPORT,
     GRAPHS,
@@ -51,7 +52,7 @@ def test_stage_is_described_and_other_deps_exist(graph: str, name: str) -> None:
         assert f"stages.{name} " in stage["cmd"], "a stage is named as its module"
     else:
         assert stage["wdir"] == "..", "paths are those of the repository"
-        assert re.fullmatch(rf"(ablation|frontier)_{stage_module(stage).stem}(_original)?", name), "study and module"
+        assert re.fullmatch(rf"({'|'.join(STUDIES)})_{stage_module(stage).stem}(_original)?", name), "study and module"
 
 
 def test_a_swept_defence_is_named_as_its_module() -> None:
@@ -109,7 +110,7 @@ with open("ran.log", "a") as log:
     key = command[command.index("--defence") + 1] if "--defence" in command else ""
     name = command[0].removeprefix("stages.") + (f"@{key}" if key else "")
     log.write((out.as_posix() if "studies" in out.parts or "findings" in out.parts else name) + "\\n")
-last = ["metrics.json", "table.md", "generations.png", "plots/x.csv"]
+last = ["metrics.json", "table.md", "generations.png", "separation.png", "plots/x.csv"]
 for name in last if out.name == "results" else ["table.parquet"]:
     (out / name).parent.mkdir(parents=True, exist_ok=True)
     (out / name).write_text('"' + uuid.uuid4().hex + '"')
@@ -119,6 +120,7 @@ if out.as_posix() in figures:
     Path(f"docs/images/{figures[out.as_posix()]}.png").write_text(uuid.uuid4().hex)
 """
 VARIANTS, SETTINGS = 2, 1  # of the studies (and one defence of the sweep), so that the test is quick
+ATTACKED = ("original", "des")  # one of each ablation
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +129,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("graph")
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
-    params["ablations"] = dict(list(PARAMS["ablations"].items())[:VARIANTS])
+    for section in ("ablations", "des_ablations"):
+        params[section] = dict(list(PARAMS[section].items())[:VARIANTS])
+    params["attack"]["grid"] = {name: PARAMS["attack"]["grid"][name] for name in ATTACKED}
     params["frontier"]["settings"] = PARAMS["frontier"]["settings"][:SETTINGS]
     params["frontier"]["defences"] = PARAMS["frontier"]["defences"][:1]
     with (root / "params.yaml").open("w") as file:
         yaml.dump(params, file)
     (root / "fake.py").write_text(FAKE)
     models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
-    entries = [*PARAMS["defences"].values(), *PARAMS["ablations"].values()]
+    entries = [entry for section in ("defences", "ablations", "des_ablations") for entry in PARAMS[section].values()]
     methods = sorted({entry["method"] for entry in entries})
     for graph, stages in GRAPH.items():
         text = (ROOT / graph).read_text().replace("python -m stages.", f"{sys.executable} fake.py stages.")
@@ -144,7 +148,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for dep in map(str, stage.get("do", stage)["deps"]):
                 for path in {re.sub(r"\$\{item\.(method|defence)\}", method, dep) for method in methods}:
                     file = root / models.get(path, path)
-                    if not path.startswith("data/"):
+                    if not path.startswith(("data/", "${item.")):
                         file.parent.mkdir(parents=True, exist_ok=True)
                         file.touch()
     dvc(root, "init", "--no-scm", "-q")
@@ -215,6 +219,35 @@ def test_studies_run_only_when_asked_and_only_what_a_change_concerns(repository:
     assert ran(repository) == set()
 
 
+def test_studies_of_images_share_checkpoints_and_run_only_what_a_change_concerns(repository: Path) -> None:
+    """The attack study trains nothing: its defences are those of the two ablations, `des` among them."""
+    ran(repository)
+    names = list(PARAMS["des_ablations"])[:VARIANTS]
+    kinds = ("checkpoints", "generations", "scores")
+    made = {f"data/studies/des_ablation/{kind}/{name}" for kind in kinds for name in names}
+    assert ran(repository, "studies/dvc.yaml:des_ablation_findings") >= made | {"results/findings/des_ablation"}
+    asked = {f"data/studies/attack/{kind}/{name}" for kind in ("generations", "attacks", "scores") for name in ATTACKED}
+    first = ran(repository, "studies/dvc.yaml:attack_findings")
+    trained = {path for path in first if "/checkpoints/" in path}
+    assert first - trained == asked | {"results/findings/attack"}
+    assert trained <= {f"data/studies/ablation/checkpoints/{name}" for name in ATTACKED}
+    assert ran(repository, "studies/dvc.yaml:attack_findings") == {"results/findings/attack"}
+    change(repository, "attack", "score", "bootstrap", value=7)
+    again = {f"data/studies/attack/scores/{name}" for name in ATTACKED} | {"results/findings/attack"}
+    assert ran(repository, "studies/dvc.yaml:attack_findings") == again
+    change(repository, "des_ablations", "des", "probe", value=1)
+    after = ran(repository, "studies/dvc.yaml:attack_findings")
+    assert "data/studies/des_ablation/checkpoints/des" in after and "data/studies/attack/attacks/des" in after
+    assert not any(path.endswith("/original") for path in after)
+
+
+def test_every_attacked_defence_is_an_entry_of_the_study_that_trains_it() -> None:
+    where = {"ablations": "ablation", "des_ablations": "des_ablation"}
+    for name, item in PARAMS["attack"]["grid"].items():
+        assert item["method"] == PARAMS[item["entries"]][name]["method"]
+        assert item["checkpoints"] == f"data/studies/{where[item['entries']]}/checkpoints/{name}"
+
+
 @pytest.mark.parametrize(("graph", "name"), ALL)
 def test_command_lines_are_what_the_stages_take(graph: str, name: str) -> None:
     """Every option of `cmd` exists, every required one is given, and paths read are deps, the path written an out."""
@@ -224,7 +257,8 @@ def test_command_lines_are_what_the_stages_take(graph: str, name: str) -> None:
     command = re.sub(r"\$\{(study|frontier\.run)\}", "--seeds 0 1", stage["cmd"])
     given = vars(parser.parse_args(shlex.split(command)[3:]))
     unread = ("params", "out", "page")
-    paths = {path.as_posix() for key, path in given.items() if isinstance(path, Path) and key not in unread}
+    values = [v for key, value in given.items() if key not in unread for v in _each(value)]
+    paths = {path.as_posix() for path in values if isinstance(path, Path)}
     inputs = {str(dep) for dep in stage["deps"] if not str(dep).endswith((".py", "/sql"))}
     known = {path for path in inputs if any(path == given_ or path.startswith(f"{given_}/") for given_ in paths)}
     assert known == inputs, f"{inputs - known} is a dep that the command does not name"
@@ -234,3 +268,7 @@ def test_command_lines_are_what_the_stages_take(graph: str, name: str) -> None:
         next(iter(out)) if isinstance(out, dict) else str(out) for out in [*stage["outs"], *stage.get("metrics", [])]
     ]
     assert any(out == given["out"].as_posix() or out.startswith(f"{given['out']}/") for out in outs)
+
+
+def _each(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
