@@ -29,26 +29,10 @@ TEXT_DETECTOR = Path(__file__).parent.parent / "pipeline/world/weights/text_dete
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The worldlet, its prompts with their labels, and a picture for each prompt and training seed."""
+    """The worldlet, and a picture for each prompt and training seed."""
     worldlet = make(tmp_path_factory.mktemp("worldlet"))
-    write_prompts(asked(worldlet))
     write_generations(worldlet.data.generations("original"), [(p["prompt_id"], p["prompt_set"]) for p in PROMPTS])
     return worldlet
-
-
-def asked(made):
-    return made.root / "asked"
-
-
-def write_prompts(folder, prompts=PROMPTS):
-    output = Output(folder, {"stage": "prompts"})
-    output.write(table_file("prompts"), "prompts", prompts)
-    labels = [
-        {"item_id": p["prompt_id"], "task": "colour", "class_id": i % 3, "shift": "prompt"}
-        for i, p in enumerate(prompts)
-    ]
-    output.write(table_file("labels"), "labels", labels)
-    output.finish()
 
 
 def write_generations(folder, prompts, defence="original", seeds=(0, 1)):
@@ -70,7 +54,7 @@ def inputs(made, **changes):
     given = {
         "world": data.world, "nsfwcaps": data.nsfwcaps, "checkpoints": data.checkpoints("original"),
         "generations": (data.generations("original"),), "clip": made.model("clip"), "detector": made.model("detector"),
-        "paraphrases": data.paraphrases, "prompts": asked(made),
+        "paraphrases": data.paraphrases, "prompts": data.prompts,
     }  # fmt: skip
     return Inputs(**{**given, **changes})
 

@@ -15,8 +15,8 @@ def made(tmp_path_factory):
 def arguments(made, stage, **changes):
     data = made.data
     given = {
-        "params": made.params, "defence": "original", "prompts": data.prompts, "checkpoints": data.checkpoints("original"),
-        "diffusion": made.model("diffusion"), "out": made.root / "out",
+        "params": made.params, "defence": "original", "prompts": data.prompts,
+        "checkpoints": data.checkpoints("original"), "diffusion": made.model("diffusion"), "out": made.root / "out",
     }  # fmt: skip
     if stage is score:
         given["world"] = data.world
@@ -59,6 +59,8 @@ def test_generate_says_what_is_wrong(made, monkeypatch, capsys, changes, message
         ({"detector": "nowhere"}, "nowhere: no such model folder"),
         ({"generations": "nowhere"}, "nowhere: no manifest.json"),
         ({"nsfwcaps": "nowhere"}, "nowhere: no manifest.json"),
+        ({"prompts": "nowhere"}, "nowhere: no manifest.json"),
+        ({"section": "image_study.score"}, "no section 'image_study.score': top level has"),
         ({"paraphrases": "nowhere"}, "nowhere: no manifest.json"),
         ({"replies": "nowhere"}, "--replies needs --text-detector"),
     ],
