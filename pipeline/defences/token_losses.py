@@ -120,14 +120,14 @@ def mmd(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | None = None
     """
     near = _kernel(current, safe, bandwidths)
     n = len(current)
-    return near[:n, :n].mean() + near[n:, n:].mean() - 2 * near[:n, n:].mean()
+    return (near[:n, :n].mean() + near[n:, n:].mean() - 2 * near[:n, n:].mean()).to(current.dtype)
 
 
 @torch.no_grad()
 def kernel_mean(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | None = None) -> Tensor:
     """Mean kernel value of different vectors: near 0 or 1 the MMD has no gradient; 0.05 to 0.95 is sound."""
     near = _kernel(current, safe, bandwidths)
-    return (near.sum() - near.diagonal().sum()) / (len(near) * (len(near) - 1))
+    return ((near.sum() - near.diagonal().sum()) / (len(near) * (len(near) - 1))).to(current.dtype)
 
 
 def shift(vectors: Tensor, concept: Tensor, length: float) -> Tensor:
@@ -156,10 +156,11 @@ def _over(values: Tensor, reduce: Reduce) -> Tensor:
 
 
 def _kernel(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | None) -> Tensor:
-    """Kernel values (B + M, B + M) of the pooled vectors."""
-    pooled = torch.cat([current.flatten(1), safe.detach().flatten(1)])
-    # The matrix-product form of a distance cancels where vectors are close to one another.
-    squared = torch.cdist(pooled, pooled, compute_mode="donot_use_mm_for_euclid_dist").square()
+    """Kernel values (B + M, B + M) float64 of the pooled vectors."""
+    # In float32 this form of a distance cancels where vectors are close to one another.
+    pooled = torch.cat([current.flatten(1), safe.detach().flatten(1)]).double()
+    length = pooled.square().sum(1)
+    squared = (length[:, None] + length[None, :] - 2 * pooled @ pooled.T).clamp_min(0)
     if bandwidths is None:
         others = ~torch.eye(len(pooled), dtype=torch.bool, device=pooled.device)
         widths = [squared.detach()[others].median().clamp_min(torch.finfo(squared.dtype).tiny)]
