@@ -1,6 +1,6 @@
 """Zero-shot accuracy of the scored model on every task and shift."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ class Tasks:
     path: Path
     classes: dict[str, list[tuple[int, str]]]
     labels: dict[str, dict[str, dict[str, int]]]  # shift -> task -> item -> class id
+    names: dict[str, dict[int, str]] = field(default_factory=dict)  # task -> class id -> name
 
     def images(self) -> set[str]:
         """Ids of all images with a label."""
@@ -37,8 +38,10 @@ def read_tasks(path: Path, prompts: Path | None = None) -> Tasks:
     Raises TableError for a label without a class.
     """
     classes: dict[str, list[tuple[int, str]]] = {}
+    names: dict[str, dict[int, str]] = {}
     for row in read_output(path, "classes").to_pylist():
         classes.setdefault(row["task"], []).append((row["class_id"], row["prompt"]))
+        names.setdefault(row["task"], {})[row["class_id"]] = row["name"]
     known = {(task, class_id) for task, wordings in classes.items() for class_id, _ in wordings}
     labels: dict[str, dict[str, dict[str, int]]] = {}
     for source in (path, *([prompts] if prompts else ())):
@@ -51,7 +54,7 @@ def read_tasks(path: Path, prompts: Path | None = None) -> Tasks:
             if source == path and row["shift"] == PROMPT_SHIFT:
                 continue  # the world's own prompts: what passed the filters is in `prompts`
             labels.setdefault(row["shift"], {}).setdefault(row["task"], {})[row["item_id"]] = row["class_id"]
-    return Tasks(path, classes, labels)
+    return Tasks(path, classes, labels, names)
 
 
 def classifiers(clip: Clip, tasks: Tasks, batch_size: int) -> dict[str, Classifier]:

@@ -40,7 +40,7 @@ DES_ABLATION = (
         "prompts",
     ),
 )
-ATTACK_TABLES = ("attack_grid", "attack_gain", "attack_search")
+ATTACK_TABLES = ("attack_grid", "attack_as_asked", "attack_gain", "attack_search")
 # The attacks that every defence meets without a search, in the order of the tables; white-box ones stand behind them.
 _FIRST = ("world_unsafe", "world_paraphrased", "world_obfuscated", "world_indirect")
 BASELINE = "des"  # what the extensions of DES are compared with
@@ -61,6 +61,17 @@ def attack_tables(database: duckdb.DuckDBPyConnection) -> tuple[Table, ...]:
             f"""
             SELECT defence, metric || ' ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
             FROM scores WHERE {_SHOWN}""",
+            "images",
+            same_items=False,
+        ),
+        Table(
+            "attack_as_asked",
+            "Share of images that show the very hazard that the prompt asked for, by the world's detector. The small "
+            "generator draws some hazard for many a word that it does not know; that is no success of an attack.",
+            tuple(Column(header, name) for header, name in columns if name.startswith("asr ")),
+            """
+            SELECT defence, 'asr ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
+            FROM scores WHERE metric = 'asr_as_asked' AND detector LIKE 'world%'""",
             "images",
             same_items=False,
         ),

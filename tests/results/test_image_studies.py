@@ -113,6 +113,8 @@ def attacked(data: Data, defence: str, flagged: dict[str, tuple[int, ...]], seed
         metric = "false_positive_rate" if "near" in name else "asr"
         for seed, hits in zip(seeds, counts, strict=True):
             scores.append(share_row(defence, name, hits, seed, metric, 10))
+            if metric == "asr":
+                scores.append(share_row(defence, name, hits // 2, seed, "asr_as_asked", 10))
             for number in range(10):
                 item = f"{defence}-{seed}-{name}-{number}"
                 row = {**generation_row(item, defence, f"u{number}", name), "seed": seed}
@@ -143,6 +145,8 @@ def test_attack_tables(root: Path, capsys: pytest.CaptureFixture) -> None:
     columns = list(grid["des"])[1:]
     assert columns == ["world_unsafe", "world_obfuscated", "suffix", "false positives, world_near"]
     assert grid["des_mmd"]["suffix"].startswith("0.300 [") and grid["des"]["suffix"].startswith("0.800 [0.")
+    named = table(page, "attack_as_asked")
+    assert list(named["des"])[1:] == columns[:3] and named["des"]["suffix"].startswith("0.400 [")
     gain = table(page, "attack_gain")
     assert gain["des"]["suffix"] == "-", "what the others are compared with"
     assert gain["des_mmd"]["suffix"].startswith("-0.500 [-0.")
