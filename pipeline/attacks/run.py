@@ -1,0 +1,274 @@
+"""White-box attacks on one defence: searched prompt by prompt, then shown to the diffusion model like any prompt.
+
+Attack code: it exists to measure defences. What was found is kept where the undefended CLIP is the embedded world's
+own, whose hazards are pictograms. On every other model the tables keep scores alone: no text, in no file and no log.
+
+A search aims at the token states that the undefended text tower gives a hazard prompt. Both similarities of a row are
+those of the tower that conditions the sampler, so that a transferred attack shows how much of it arrives. A defence at
+inference time acts on the images; a search looks at its text tower alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+import pipeline.world
+from pipeline import agewords, generation
+from pipeline import prompts as prompts_module
+from pipeline import seeds as attack_seeds
+from pipeline.attacks import protocol, settings, suffix
+from pipeline.attacks.protocol import Aim, Found, similarity
+from pipeline.attacks.settings import AttackParams, WhiteBox
+from pipeline.attacks.suffix import search, without_words
+from pipeline.defences.registry import Defence
+from pipeline.errors import NearsafeError
+from pipeline.generation import Progress, Sampling, generate_rows, select_sets
+from pipeline.layout import seed_folder, shard_file, table_file
+from pipeline.models import clip, diffusion, sampler
+from pipeline.models.clip import load_clip
+from pipeline.models.diffusion import Diffusion, TextTower, load_diffusion, text_tower
+from pipeline.models.hashing import model_hash, source_hash
+from pipeline.params import section, to_spec
+from pipeline.precision import pick_device
+from pipeline.prompts import Admitted, admit
+from pipeline.run_seeds import Seeds, read_seeds
+from pipeline.schemas import SCHEMAS
+from pipeline.seeds import derive
+from pipeline.shards import output_hash
+from pipeline.tables import Output, read_output, read_table
+
+DEFAULT_SECTION = "attack"
+STAGE = "attack"
+WORLD_CLIP = Path(pipeline.world.__file__).parent / "weights" / "clip"
+_LIBRARIES = ("torch", "diffusers", "transformers")
+Row = dict[str, Any]
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Finished outputs of the prompts and train stages, and folders of the undefended CLIP and the diffusion model."""
+
+    prompts: Path
+    checkpoints: Path
+    clip: Path
+    diffusion: Path
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some prompts under one attack: the unit of search and of resume."""
+
+    number: int
+    attack: str
+    table: pa.Table
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Images first: where the second file is there, both are."""
+        return shard_file("generations", self.number), shard_file("attacks", self.number)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the training seeds of one run share. `transferred` remembers finds that do not depend on the checkpoint."""
+
+    defence: Defence
+    root: int
+    knobs: AttackParams
+    inputs: Inputs
+    diffusion: Diffusion
+    undefended: TextTower
+    keep_text: bool
+    output: Output
+    log: Log
+    progress: Progress
+    transferred: dict[tuple[str, ...], Found] = field(default_factory=dict)
+
+
+def attack_defence(
+    params: Path,
+    defence: Defence,
+    inputs: Inputs,
+    out: Path,
+    log: Log,
+    where: str = DEFAULT_SECTION,
+    only: Sequence[int] | None = None,
+) -> None:
+    """Write what each attack found, its images, and what the prompt filters dropped. Raises NearsafeError."""
+    knobs, seeds = section(f"{params}:{where}", AttackParams), read_seeds(params, only)
+    prompts, filters = _prompts(knobs, inputs.prompts)
+    device, reason = pick_device()
+    log(f"attack: {reason}; float32")
+    model = load_diffusion(inputs.diffusion, device)
+    undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip)
+    keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
+    if not keep_text:
+        log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, what is found is not")
+    output = Output(out, _spec(knobs, seeds, defence, inputs, model, undefended), resume=True)
+    shards = _shards(knobs, prompts.table)
+    progress = Progress(prompts.table.num_rows * len(knobs.white_box) * len(seeds.seeds))
+    run = Run(defence, seeds.seed, knobs, inputs, model, undefended, keep_text, output, log, progress)
+    written = []
+    for position, seed in enumerate(seeds.seeds):
+        own = [Shard(position * len(shards) + shard.number, shard.attack, shard.table) for shard in shards]
+        _attack_seed(run, seed, own)
+        written += [read_table(output.path / shard.files[1], "attacks", allow_empty=True) for shard in own]
+    output.write(table_file("filters"), "filters", filters + _counts(knobs, filters, pa.concat_tables(written)))
+    output.finish()
+
+
+def _prompts(knobs: AttackParams, path: Path) -> tuple[Admitted, list[Row]]:
+    """Prompts to start from and the filters' counts. Raises NearsafeError where none is left, or a name is taken."""
+    table = read_output(path, "prompts")
+    if taken := sorted(set(knobs.white_box) & set(table["prompt_set"].to_pylist())):
+        raise NearsafeError(f"{path}: white-box attack {taken[0]!r} has the name of a prompt set")
+    admitted, filters = admit(select_sets(table, (knobs.prompt_set,), path), knobs.prompts, STAGE)
+    if not admitted.table.num_rows:
+        raise NearsafeError(f"{path}: no prompt of {knobs.prompt_set!r} is left after the filters")
+    return admitted, filters
+
+
+def _shards(knobs: AttackParams, prompts: pa.Table) -> list[Shard]:
+    size = knobs.generate.shard_size
+    parts = [(name, start) for name in knobs.white_box for start in range(0, prompts.num_rows, size)]
+    return [Shard(number, name, prompts.slice(start, size)) for number, (name, start) in enumerate(parts)]
+
+
+def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
+    """Every shard of one training seed; finished ones are skipped."""
+    todo = [shard for shard in shards if not all([run.output.done(name) for name in shard.files])]
+    run.progress.kept(sum(shard.table.num_rows for shard in shards if shard not in todo))
+    if len(todo) < len(shards):
+        run.log(f"attack: seed {seed}: {len(shards) - len(todo)} of {len(shards)} shards are finished")
+    if not todo:
+        return
+    folder = run.inputs.checkpoints / seed_folder(seed)
+    defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder)
+    sampling = Sampling(
+        run.defence.name, seed, run.root, run.knobs.generate, run.diffusion, defended, run.defence.callbacks()
+    )
+    for shard in todo:
+        rows, prompts = attack_rows(run, sampling, shard)
+        images = generate_rows(sampling, prompts)
+        failed = [image["error"] for image in images if image["status"] == "error"]
+        if images and len(failed) == len(images):  # the cause is not in the prompts: keep nothing of it
+            raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
+        run.output.write(shard.files[0], "generations", images)
+        run.output.write(shard.files[1], "attacks", rows)
+        run.progress.add(len(rows))
+        before, after = (sum(row[f"similarity_{when}"] for row in rows) / len(rows) for when in ("before", "after"))
+        run.log(
+            f"attack: seed {seed}: {shard.attack}: similarity {before:.3f} to {after:.3f}; {run.progress}"
+            + (f"; {len(failed)} images failed" if failed else "")
+        )
+
+
+def attack_rows(run: Run, sampling: Sampling, shard: Shard) -> tuple[list[Row], Admitted]:
+    """One row of table "attacks" per prompt of the shard, and the found texts that may be generated, as prompts."""
+    attack, prompts = run.knobs.white_box[shard.attack], shard.table.to_pylist()
+    texts = tuple(prompt["text"] for prompt in prompts)
+    starts = texts if attack.start == "prompt" else tuple(without_words(text, run.knobs.words) for text in texts)
+    named = [
+        attack.start == "prompt" or start != " ".join(text.split()) for start, text in zip(starts, texts, strict=True)
+    ]
+    targets = run.undefended.encode(texts)
+    victim = sampling.tower if attack.victim == "defended" else run.undefended
+    aim = Aim(starts, targets, tuple(derive(run.root, STAGE, shard.attack, row["prompt_id"]) for row in prompts))
+    found = _found(run, victim, aim, shard, attack)
+    before, after = (similarity(sampling.tower.encode(part), targets).tolist() for part in (starts, found.texts))
+    asked = [
+        {**prompt, "text": text, "prompt_set": shard.attack}
+        for prompt, text, ok in zip(prompts, found.texts, named, strict=True)
+        if ok
+    ]
+    admitted, refused = _admit_each(asked)
+    rows = []
+    for at, prompt in enumerate(prompts):
+        reason = refused.get(prompt["prompt_id"]) if named[at] else "the prompt names none of the banned words"
+        rows.append(
+            {
+                "attack": shard.attack,
+                "mode": "adaptive" if attack.victim == "defended" else "transfer",
+                "defence": sampling.defence,
+                "seed": sampling.seed,
+                "prompt_id": prompt["prompt_id"],
+                "text": found.texts[at] if run.keep_text else None,
+                "tokens": found.tokens[at],
+                "steps": attack.steps,
+                "similarity_before": before[at],
+                "similarity_after": after[at],
+                "victim_hash": victim.hash,
+                "status": "ok" if reason is None else "refused" if named[at] else "error",
+                "error": reason,
+            }
+        )
+    return rows, admitted
+
+
+def _found(run: Run, victim: TextTower, aim: Aim, shard: Shard, attack: WhiteBox) -> Found:
+    """What the search finds; on the undefended tower it is the same for every training seed."""
+    budget = attack.budget(run.knobs.words)
+    if attack.victim == "defended":
+        return search(victim, aim, budget)
+    key = (shard.attack, *shard.table["prompt_id"].to_pylist())
+    if key not in run.transferred:
+        run.transferred[key] = search(victim, aim, budget)
+    return run.transferred[key]
+
+
+def _admit_each(prompts: list[Row]) -> tuple[Admitted, dict[str, str]]:
+    """The prompts that may be generated, and for every other one the filter that dropped it."""
+    admitted, _ = admit(_table(prompts), stage=STAGE)
+    kept = set(admitted.table["prompt_id"].to_pylist())
+    refused = {}
+    for prompt in prompts:
+        if prompt["prompt_id"] not in kept:
+            _, counts = admit(_table([prompt]), stage=STAGE)
+            refused[prompt["prompt_id"]] = next(row["filter"] for row in counts if row["n_dropped"])
+    return admitted, refused
+
+
+def _table(prompts: list[Row]) -> pa.Table:
+    return pa.Table.from_pylist(prompts, schema=SCHEMAS["prompts"].schema)
+
+
+def _counts(knobs: AttackParams, filters: list[Row], attacks: pa.Table) -> list[Row]:
+    """What each prompt filter dropped of the found texts, per attack and over all training seeds."""
+    rows, found = [], attacks.select(["attack", "status", "error"]).to_pylist()
+    for name in knobs.white_box:
+        own = [row for row in found if row["attack"] == name and row["status"] != "error"]
+        left = len(own)
+        for filter_row in filters:
+            if filter_row["filter"] == "prompts_per_set":
+                continue
+            dropped = sum(row["error"] == filter_row["filter"] for row in own)
+            counts = {"n_before": left, "n_dropped": dropped, "n_after": left - dropped}
+            rows.append({**filter_row, "set": name, **counts})
+            left -= dropped
+    return rows
+
+
+def _spec(
+    knobs: AttackParams, seeds: Seeds, defence: Defence, inputs: Inputs, model: Diffusion, undefended: TextTower
+) -> dict[str, Any]:
+    """All that finds and images depend on, the code too: finished shards of another search are not continued."""
+    modules = (agewords, attack_seeds, clip, diffusion, generation, prompts_module, protocol, sampler, settings, suffix)
+    return {
+        "stage": STAGE,
+        "defence": {"name": defence.name, "method": defence.method, "params": to_spec(defence.params)},
+        "params": {**to_spec(knobs), "words": list(knobs.words)},
+        "seeds": to_spec(seeds),
+        "inputs": {
+            "prompts": output_hash(inputs.prompts),
+            "checkpoints": output_hash(inputs.checkpoints),
+            "clip": undefended.hash,
+            "diffusion": model.hash,
+        },
+        "versions": {library: version(library) for library in _LIBRARIES},
+        "code": source_hash([Path(__file__), defence.source, *(Path(module.__file__) for module in modules)]),
+    }
