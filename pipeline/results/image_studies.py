@@ -110,9 +110,9 @@ def attack_tables(database: duckdb.DuckDBPyConnection) -> tuple[Table, ...]:
         ),
         Table(
             "attack_search",
-            "Cosine of flattened token states between what the search ended with (before: started with) and the hazard "
-            "prompt under the undefended text tower, in the tower that was searched. 1: the defence is undone there. "
-            "Mean over prompts (normal interval).",
+            "Cosine of flattened token states: what the search ended with (before: started with) in the defended text "
+            "tower, against the hazard prompt in the undefended one. 1: the defence is undone. A transfer search saw "
+            "the undefended tower alone. Mean over prompts (normal interval).",
             tuple(
                 Column(f"{attack}: {moment}", f"{attack} {moment}", bounds=(-1.0, 1.0))
                 for attack in searched
