@@ -59,6 +59,10 @@ class AttackParams:
     def __post_init__(self) -> None:
         if not self.white_box:
             raise ValueError("white_box: expected one or more attacks")
+        if self.prompts is not None and self.prompts < 1:
+            raise ValueError("prompts: expected 1 or more, or null for all prompts of the set")
+        if self.banned is not None and not all(word.strip() for word in self.banned or ("",)):
+            raise ValueError("banned: expected one or more words, or null for the embedded world's hazards")
         if self.generate.prompt_sets is not None or self.generate.prompts_per_set is not None:
             raise ValueError("generate: the prompts are those of prompt_set and prompts, not of prompt_sets")
 
