@@ -32,7 +32,7 @@ class Progress:
         self._running: tuple[str, float] | None = None
 
     def line(self, text: str, seconds: float) -> str:
-        """The line, `seconds` after the start; where a stage begins or is skipped, with where the run stands in front."""
+        """The line, `seconds` after the start; where a stage begins or is skipped, it says where the run stands."""
         found = _STARTS.match(text)
         if not found:
             return text

@@ -4,7 +4,8 @@ It exists to measure defences: docs/attacks.md.
 
 python -m stages.attack --params params.yaml --defence safer_clip --prompts data/prompts \\
     --checkpoints data/checkpoints/safer_clip --clip pipeline/world/weights/clip \\
-    --diffusion pipeline/world/weights/diffusion --out data/attacks/safer_clip
+    --diffusion pipeline/world/weights/diffusion --detector pipeline/world/weights/detector \\
+    --out data/attacks/safer_clip
 """
 
 import argparse
@@ -28,10 +29,11 @@ def main(
     section: str = DEFAULT_SECTION,
     entries: str = registry.DEFAULT_SECTION,
     seeds: Sequence[int] | None = None,
+    detector: Path | None = None,
 ) -> None:
     """Write shards of tables "attacks" and "generations", and the counts of the filters. Raises NearsafeError."""
     found = registry.read_defence(params, defence, entries)
-    inputs = Inputs(prompts, checkpoints, clip, diffusion)
+    inputs = Inputs(prompts, checkpoints, clip, diffusion, detector)
     attack_defence(params, found, inputs, out, partial(print, flush=True), section, seeds)
 
 
@@ -47,6 +49,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--checkpoints", type=Path, required=True, help="output of the train stage of this defence")
     arguments.add_argument("--clip", type=Path, required=True, help="folder of the undefended CLIP")
     arguments.add_argument("--diffusion", type=Path, required=True, help="folder of the diffusion model")
+    arguments.add_argument(
+        "--detector", type=Path, help="folder of the world's detector, needed where images are not kept"
+    )
     arguments.add_argument("--out", type=Path, required=True)
     return arguments
 

@@ -205,6 +205,29 @@ def test_a_white_box_attack_is_a_set_of_its_own_and_as_unsafe_as_its_prompts(mad
         score(made, tmp_path / "s", generations=(made.data.generations("original"), one))
 
 
+def test_images_that_were_examined_and_not_kept_count_as_if_they_were_there(made, tmp_path):
+    kept = write_generations(tmp_path / "kept", [("u0", "suffix"), ("u2", "suffix")])
+    options = {"nsfwcaps": None, "paraphrases": None, "images_only": True}
+    rows = score(made, tmp_path / "s", **options, generations=(kept,))
+    seen = read_output(tmp_path / "s", "detections").to_pylist()
+    images = [{**row, "image": None} for row in read_output(kept, "generations").to_pylist()]
+    for name, detections in (("all", seen), ("world", [row for row in seen if row["detector"] == "world"])):
+        output = Output(tmp_path / name, {"stage": "attack"})
+        output.write(shard_file("generations", 0), "generations", images)
+        output.write(shard_file("detections", 0), "detections", detections)
+        output.finish()
+    gone = score(made, tmp_path / "g", **options, generations=(tmp_path / "all",))
+    judged = {key: row for key, row in rows.items() if key[3] in ("asr", "asr_as_asked", "errors")}
+    assert {key for key in gone if key[1] == "generation/suffix"} == set(judged)
+    for key, row in judged.items():
+        assert {**gone[key], "data_hash": ""} == {**row, "data_hash": ""}
+    taken = read_output(tmp_path / "g", "detections").to_pylist()
+    assert sorted(map(str, taken)) == sorted(map(str, seen))
+    half = score(made, tmp_path / "h", **options, generations=(tmp_path / "world",))
+    unseen = half[(0, "generation/suffix", "one image per prompt", "asr", "n_a_9")]
+    assert (unseen["value"], unseen["n"]) == (None, 0)  # an image that a detector has not seen is an error, never safe
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -1,7 +1,8 @@
 """White-box attacks on one defence: searched prompt by prompt, then shown to the diffusion model like any prompt.
 
 Attack code: it exists to measure defences. What was found is kept where the undefended CLIP is the embedded world's
-own, whose hazards are pictograms. On every other model the tables keep scores alone: no text, in no file and no log.
+own, whose hazards are pictograms. On every other model the tables keep scores alone, what detectors see in the images:
+no text and no image, in no file and no log.
 
 A search aims at the token states that the undefended text tower gives a hazard prompt. Both similarities of a row are
 those of the tower that conditions the sampler, so that a transferred attack shows how much of it arrives. A defence at
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
 
 import pipeline.world
 from pipeline import agewords, generation
@@ -25,8 +27,11 @@ from pipeline.attacks.protocol import Aim, Found, similarity
 from pipeline.attacks.settings import AttackParams, WhiteBox
 from pipeline.attacks.suffix import search, without_words
 from pipeline.defences.registry import Defence
+from pipeline.detectors.base import Detector, error_row, examine, subject_of
+from pipeline.detectors.registry import load_judges, load_world_detector
 from pipeline.errors import NearsafeError
 from pipeline.generation import Progress, Sampling, generate_rows, select_sets
+from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models import clip, diffusion, sampler
 from pipeline.models.clip import load_clip
@@ -51,12 +56,16 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Finished outputs of the prompts and train stages, and folders of the undefended CLIP and the diffusion model."""
+    """Finished outputs of the prompts and train stages, folders of the undefended CLIP and the diffusion model.
+
+    `detector`: folder of the world's hazard detector, needed where images are not kept.
+    """
 
     prompts: Path
     checkpoints: Path
     clip: Path
     diffusion: Path
+    detector: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -67,15 +76,17 @@ class Shard:
     attack: str
     table: pa.Table
 
-    @property
-    def files(self) -> tuple[str, str]:
-        """Images first: where the second file is there, both are."""
-        return shard_file("generations", self.number), shard_file("attacks", self.number)
+    def file(self, table: str) -> str:
+        """Its part of a table."""
+        return shard_file(table, self.number)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What the training seeds of one run share. `transferred` remembers finds that do not depend on the checkpoint."""
+    """What the training seeds of one run share. `transferred` remembers finds that do not depend on the checkpoint.
+
+    `detectors` examine images that are not kept; None where texts and images are.
+    """
 
     defence: Defence
     root: int
@@ -83,7 +94,7 @@ class Run:
     inputs: Inputs
     diffusion: Diffusion
     undefended: TextTower
-    keep_text: bool
+    detectors: Sequence[Detector] | None
     output: Output
     log: Log
     progress: Progress
@@ -107,19 +118,30 @@ def attack_defence(
     model = load_diffusion(inputs.diffusion, device)
     undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip)
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
-    if not keep_text:
-        log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, what is found is not")
+    detectors = None if keep_text else _detectors(knobs, inputs, device)
+    if detectors is not None:
+        log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, texts and images are not")
     output = Output(out, _spec(knobs, seeds, defence, inputs, model, undefended), resume=True)
     shards = _shards(knobs, prompts.table)
     progress = Progress(prompts.table.num_rows * len(knobs.white_box) * len(seeds.seeds))
-    run = Run(defence, seeds.seed, knobs, inputs, model, undefended, keep_text, output, log, progress)
+    run = Run(defence, seeds.seed, knobs, inputs, model, undefended, detectors, output, log, progress)
     written = []
     for position, seed in enumerate(seeds.seeds):
         own = [Shard(position * len(shards) + shard.number, shard.attack, shard.table) for shard in shards]
         _attack_seed(run, seed, own)
-        written += [read_table(output.path / shard.files[1], "attacks", allow_empty=True) for shard in own]
+        written += [read_table(output.path / shard.file("attacks"), "attacks", allow_empty=True) for shard in own]
     output.write(table_file("filters"), "filters", filters + _counts(knobs, filters, pa.concat_tables(written)))
     output.finish()
+
+
+def _detectors(knobs: AttackParams, inputs: Inputs, device: torch.device) -> list[Detector]:
+    """What examines images that are not kept. Raises NearsafeError where there is nothing."""
+    if inputs.detector is None:
+        raise NearsafeError(f"{inputs.clip}: not the embedded world's CLIP, so images are not kept: give --detector")
+    judges = load_judges(knobs.detectors, load_world_detector(inputs.detector, device))
+    if not judges:
+        raise NearsafeError("detectors: none is on, and images are not kept: nothing would be left of them")
+    return [judge.detector for judge in judges]
 
 
 def _prompts(knobs: AttackParams, path: Path) -> tuple[Admitted, list[Row]]:
@@ -141,7 +163,8 @@ def _shards(knobs: AttackParams, prompts: pa.Table) -> list[Shard]:
 
 def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
     """Every shard of one training seed; finished ones are skipped."""
-    todo = [shard for shard in shards if not all([run.output.done(name) for name in shard.files])]
+    tables = ("generations", "attacks") if run.detectors is None else ("generations", "detections", "attacks")
+    todo = [shard for shard in shards if not all([run.output.done(shard.file(table)) for table in tables])]
     run.progress.kept(sum(shard.table.num_rows for shard in shards if shard not in todo))
     if len(todo) < len(shards):
         run.log(f"attack: seed {seed}: {len(shards) - len(todo)} of {len(shards)} shards are finished")
@@ -158,14 +181,26 @@ def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
         failed = [image["error"] for image in images if image["status"] == "error"]
         if images and len(failed) == len(images):  # the cause is not in the prompts: keep nothing of it
             raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
-        run.output.write(shard.files[0], "generations", images)
-        run.output.write(shard.files[1], "attacks", rows)
+        if run.detectors is not None:
+            run.output.write(shard.file("detections"), "detections", _examined(run.detectors, images))
+            images = [{**image, "image": None} for image in images]
+        run.output.write(shard.file("generations"), "generations", images)
+        run.output.write(shard.file("attacks"), "attacks", rows)
         run.progress.add(len(rows))
         before, after = (sum(row[f"similarity_{when}"] for row in rows) / len(rows) for when in ("before", "after"))
         run.log(
             f"attack: seed {seed}: {shard.attack}: similarity {before:.3f} to {after:.3f}; {run.progress}"
             + (f"; {len(failed)} images failed" if failed else "")
         )
+
+
+def _examined(detectors: Sequence[Detector], images: list[Row]) -> list[Row]:
+    """Rows of table "detections" of images that are about to be dropped; one that failed is an error, never safe."""
+    made = [(row, decode_image(row["image"], row["generation_id"])) for row in images if row["status"] == "ok"]
+    subjects = [subject_of(row) for row, _ in made]
+    found = [row for detector in detectors for row in examine(detector, subjects, [image for _, image in made])]
+    failed = [row for row in images if row["status"] != "ok"]
+    return found + [error_row(detector, subject_of(row), row["error"]) for detector in detectors for row in failed]
 
 
 def attack_rows(run: Run, sampling: Sampling, shard: Shard) -> tuple[list[Row], Admitted]:
@@ -197,7 +232,7 @@ def attack_rows(run: Run, sampling: Sampling, shard: Shard) -> tuple[list[Row], 
                 "defence": sampling.defence,
                 "seed": sampling.seed,
                 "prompt_id": prompt["prompt_id"],
-                "text": found.texts[at] if run.keep_text else None,
+                "text": found.texts[at] if run.detectors is None and reason is None else None,
                 "tokens": found.tokens[at],
                 "steps": attack.steps,
                 "similarity_before": before[at],

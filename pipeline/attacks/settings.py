@@ -1,9 +1,10 @@
 """The knobs of white-box attacks, as params.yaml gives them. Attack code: it exists to measure defences."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.attacks.suffix import Budget, Place
+from pipeline.detectors.registry import DetectorParams
 from pipeline.generation import GenerateParams
 from pipeline.world.grammar import SYNONYMS, item_phrase
 
@@ -46,14 +47,16 @@ class WhiteBox:
 class AttackParams:
     """Section `attack`: the first `prompts` prompts of `prompt_set`, the attacks by name, and how images are sampled.
 
-    `banned`: words and phrases that name what the prompt set asks for; null: the hazards of the embedded world.
-    `generate.shard_size` prompts are searched for side by side and make a file.
+    `detectors`: what examines images that are not kept, as `score.detectors`. `banned`: words and phrases that name
+    what the prompt set asks for; null: the hazards of the embedded world. `generate.shard_size` prompts are searched
+    for side by side and make a file.
     """
 
     prompt_set: str
     white_box: dict[str, WhiteBox]
     generate: GenerateParams
     prompts: int | None = None
+    detectors: DetectorParams = field(default_factory=DetectorParams)
     banned: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -28,6 +28,11 @@ class Subject:
     prompt_set: str
 
 
+def subject_of(generation: Row) -> Subject:
+    """What is said of an image, from its row in table "generations"."""
+    return Subject(generation["generation_id"], generation["defence"], generation["seed"], generation["prompt_set"])
+
+
 class Detector(Protocol):
     """`name` as tables record it, `hash` of its weights."""
 
@@ -42,6 +47,12 @@ def detection_rows(detector: Detector, subject: Subject, findings: Sequence[Find
     """Rows of table "detections" for one image; nothing found is one row with a null label."""
     given = findings or [None]
     return [_row(detector, subject, index, finding) for index, finding in enumerate(given)]
+
+
+def examine(detector: Detector, subjects: Sequence[Subject], images: Sequence[Image.Image]) -> list[Row]:
+    """Rows of table "detections" for images and what each is about, in order."""
+    found = detector.detect(images)
+    return [row for subject, one in zip(subjects, found, strict=True) for row in detection_rows(detector, subject, one)]
 
 
 def error_row(detector: Detector, subject: Subject, reason: str) -> Row:

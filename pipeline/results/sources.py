@@ -64,6 +64,8 @@ def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Sour
         for entry in read_manifest(directory)["files"]:
             if copied and directory == data.world and entry["table"] == "prompts":
                 continue
+            if entry["table"] == "detections" and directory.parent != data.root / "scores":
+                continue  # of images that were not kept: the score stage takes them over
             if entry["table"] in TABLES and entry["rows"]:
                 path = directory / entry["name"]
                 if not path.is_file():

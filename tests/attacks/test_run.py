@@ -36,7 +36,7 @@ def made(tmp_path_factory):
     return worldlet
 
 
-def attack(worldlet, out, log=lambda line: None, changes=()):
+def attack(worldlet, out, log=lambda line: None, changes=(), detector=True):
     params = out.with_name("params.yaml")
     params.parent.mkdir(parents=True, exist_ok=True)
     text = worldlet.params.read_text()
@@ -45,7 +45,8 @@ def attack(worldlet, out, log=lambda line: None, changes=()):
         text = text.replace(old, new)
     params.write_text(text)
     data = worldlet.data
-    inputs = Inputs(data.prompts, data.checkpoints("original"), worldlet.model("clip"), worldlet.model("diffusion"))
+    models = [worldlet.model(name) for name in ("clip", "diffusion", "detector")]
+    inputs = Inputs(data.prompts, data.checkpoints("original"), *models[: 3 if detector else 2])
     attack_defence(params, read_defence(params, "original"), inputs, out, log)
     return tuple(read_output(out, name).to_pylist() for name in ("attacks", "generations", "filters"))
 
@@ -106,16 +107,31 @@ def test_images_are_those_of_the_found_texts(made, whole):
         assert same == (row["attack"] == "suffix")
 
 
-def test_on_another_model_no_text_is_kept_anywhere(made, whole, tmp_path):
+def test_on_another_model_scores_are_kept_and_neither_text_nor_image(made, whole, tmp_path):
     lines = []
     attacks, images, _ = attack(made, tmp_path / "out", lines.append)
     assert {row["text"] for row in attacks} == {None}
-    assert any("scores are kept, what is found is not" in line for line in lines)
+    assert any("scores are kept, texts and images are not" in line for line in lines)
     known = whole[1]
-    assert images == known[1] and [{**row, "text": None} for row in known[0]] == attacks
+    assert [{**row, "text": None} for row in known[0]] == attacks
+    assert [{**row, "image": None} for row in known[1]] == images
+    seen = read_output(tmp_path / "out", "detections").to_pylist()
+    for name in ("world", "nudenet_n_a"):
+        own = [row for row in seen if row["detector"] == name]
+        assert {row["item_id"] for row in own} == {row["generation_id"] for row in images}
+        assert {row["status"] for row in own} == {"ok"}
     texts = {row["text"] for row in known[0] if row["tokens"]}
     written = b"".join(files(tmp_path / "out").values()) + "\n".join(lines).encode()
     assert texts and not any(text.encode() in written for text in texts)
+
+
+def test_on_another_model_there_is_something_to_examine_images_with_or_an_error(made, tmp_path):
+    with pytest.raises(NearsafeError, match="images are not kept: give --detector"):
+        attack(made, tmp_path / "out", detector=False)
+    none = [("  banned:", "  detectors: {world: null, nudenet: null}\n  banned:")]
+    with pytest.raises(NearsafeError, match="detectors: none is on"):
+        attack(made, tmp_path / "out", changes=none)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypatch):
@@ -148,9 +164,11 @@ def test_a_find_that_the_age_word_filter_drops_is_refused_and_counted(made, tmp_
         return replace(found, texts=("red kid", *found.texts[1:])) if "red axe" in aim.starts else found
 
     monkeypatch.setattr(attack_run, "search", finds_a_word)
+    monkeypatch.setattr(attack_run, "WORLD_CLIP", made.model("clip"))
     attacks, images, filters = attack(made, tmp_path / "out")
     refused = of(attacks, status="refused")
     assert [(row["attack"], row["prompt_id"], row["error"]) for row in refused] == [("suffix", "u0", "age_words")] * 2
+    assert {row["text"] for row in refused} == {None}
     assert not of(images, prompt_set="suffix", prompt_id="u0")
     counts = {(row["set"], row["filter"]): row for row in filters}
     assert {row["stage"] for row in filters} == {"attack"}

@@ -22,7 +22,7 @@ def line(made, **changes):
     given = {
         "params": made.params, "defence": "quiet", "entries": "others", "section": "light", "seeds": 1,
         "prompts": data.prompts, "checkpoints": data.checkpoints("original"), "clip": made.model("clip"),
-        "diffusion": made.model("diffusion"), "out": made.root / "out",
+        "diffusion": made.model("diffusion"), "detector": made.model("detector"), "out": made.root / "out",
     }  # fmt: skip
     return [str(part) for name, value in {**given, **changes}.items() for part in (f"--{name}", value)]
 
