@@ -9,6 +9,7 @@ those of the tower that conditions the sampler, so that a transferred attack sho
 inference time acts on the images; a search looks at its text tower alone.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -27,13 +28,15 @@ from pipeline.attacks.protocol import Aim, Found, similarity
 from pipeline.attacks.settings import AttackParams, WhiteBox
 from pipeline.attacks.suffix import search, without_words
 from pipeline.defences.registry import Defence
+from pipeline.detectors import base, nudenet, world
 from pipeline.detectors.base import Detector, error_row, examine, subject_of
 from pipeline.detectors.registry import load_judges, load_world_detector
 from pipeline.errors import NearsafeError
 from pipeline.generation import Progress, Sampling, generate_rows, select_sets
+from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
-from pipeline.models import clip, diffusion, sampler
+from pipeline.models import callbacks, clip, diffusion, sampler
 from pipeline.models.clip import load_clip
 from pipeline.models.diffusion import Diffusion, TextTower, load_diffusion, text_tower
 from pipeline.models.hashing import model_hash, source_hash
@@ -121,7 +124,9 @@ def attack_defence(
     detectors = None if keep_text else _detectors(knobs, inputs, device)
     if detectors is not None:
         log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, texts and images are not")
-    output = Output(out, _spec(knobs, seeds, defence, inputs, model, undefended), resume=True)
+    output = Output(
+        out, _spec(knobs, seeds, defence, inputs, prompts.table, (model, undefended), detectors), resume=True
+    )
     shards = _shards(knobs, prompts.table)
     progress = Progress(prompts.table.num_rows * len(knobs.white_box) * len(seeds.seeds))
     run = Run(defence, seeds.seed, knobs, inputs, model, undefended, detectors, output, log, progress)
@@ -179,9 +184,12 @@ def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
         rows, prompts = attack_rows(run, sampling, shard)
         images = generate_rows(sampling, prompts)
         failed = [image["error"] for image in images if image["status"] == "error"]
-        if images and len(failed) == len(images):  # the cause is not in the prompts: keep nothing of it
+        if (
+            shard is shards[0] and images and len(failed) == len(images)
+        ):  # the cause is not in the prompts: keep nothing of it
             raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
         if run.detectors is not None:
+            images = [{**image, "error": image["error"] and image["error"].partition(":")[0]} for image in images]
             run.output.write(shard.file("detections"), "detections", _examined(run.detectors, images))
             images = [{**image, "image": None} for image in images]
         run.output.write(shard.file("generations"), "generations", images)
@@ -289,21 +297,32 @@ def _counts(knobs: AttackParams, filters: list[Row], attacks: pa.Table) -> list[
 
 
 def _spec(
-    knobs: AttackParams, seeds: Seeds, defence: Defence, inputs: Inputs, model: Diffusion, undefended: TextTower
+    knobs: AttackParams,
+    seeds: Seeds,
+    defence: Defence,
+    inputs: Inputs,
+    prompts: pa.Table,
+    models: tuple[Diffusion, TextTower],
+    detectors: Sequence[Detector] | None,
 ) -> dict[str, Any]:
     """All that finds and images depend on, the code too: finished shards of another search are not continued."""
-    modules = (agewords, attack_seeds, clip, diffusion, generation, prompts_module, protocol, sampler, settings, suffix)
+    model, undefended = models
+    modules = (
+        agewords, attack_seeds, base, callbacks, clip, diffusion, generation, nudenet, prompts_module, protocol,
+        sampler, settings, suffix, world,
+    )  # fmt: skip
     return {
         "stage": STAGE,
         "defence": {"name": defence.name, "method": defence.method, "params": to_spec(defence.params)},
         "params": {**to_spec(knobs), "words": list(knobs.words)},
         "seeds": to_spec(seeds),
         "inputs": {
-            "prompts": output_hash(inputs.prompts),
+            "prompts": content_id(*(json.dumps(row, sort_keys=True) for row in prompts.to_pylist())),
             "checkpoints": output_hash(inputs.checkpoints),
             "clip": undefended.hash,
             "diffusion": model.hash,
         },
+        "kept": "all" if detectors is None else {detector.name: detector.hash for detector in detectors},
         "versions": {library: version(library) for library in _LIBRARIES},
         "code": source_hash([Path(__file__), defence.source, *(Path(module.__file__) for module in modules)]),
     }
