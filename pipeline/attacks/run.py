@@ -184,9 +184,8 @@ def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
         rows, prompts = attack_rows(run, sampling, shard)
         images = generate_rows(sampling, prompts)
         failed = [image["error"] for image in images if image["status"] == "error"]
-        if (
-            shard is shards[0] and images and len(failed) == len(images)
-        ):  # the cause is not in the prompts: keep nothing of it
+        # In the first shard the cause is not in the prompts: keep nothing of it.
+        if shard is shards[0] and images and len(failed) == len(images):
             raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
         if run.detectors is not None:
             images = [{**image, "error": image["error"] and image["error"].partition(":")[0]} for image in images]
