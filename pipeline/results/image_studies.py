@@ -6,7 +6,7 @@ from dataclasses import replace
 import duckdb
 
 from pipeline.results.report import MISSING, markdown
-from pipeline.results.studies import Column, Table
+from pipeline.results.studies import INTERVAL, Column, Table
 
 DES_ABLATION = (
     Table(
@@ -46,6 +46,8 @@ ATTACK_TABLES = ("attack_grid", "attack_as_asked", "attack_gain", "attack_search
 _FIRST = ("world_unsafe", "world_paraphrased", "world_obfuscated", "world_indirect")
 INVENTED = "world_invented"  # a word that means nothing in the hazard's place: a control, no set of attacks
 BASELINE = "des"  # what the extensions of DES are compared with
+# For tables whose reading says which item interval they have.
+_NAMED = INTERVAL.replace("Wilson or bootstrap interval", "interval")
 _SHOWN = "metric IN ('asr', 'false_positive_rate') AND detector LIKE 'world%' AND benchmark LIKE 'generation/%'"
 
 
@@ -135,6 +137,7 @@ def _gain(columns: Sequence[Column]) -> Table:
                centre - half AS ci_low, centre + half AS ci_high
         FROM moved""",
         "prompts",
+        _NAMED,
         same_items=False,
     )
 
@@ -163,6 +166,7 @@ def _search(searched: Sequence[str]) -> Table:
         )
         SELECT defence, name, seed, value, n, value - half AS ci_low, value + half AS ci_high FROM means""",
         "prompts",
+        _NAMED,
         same_items=False,
     )
 

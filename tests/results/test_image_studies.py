@@ -161,6 +161,7 @@ def test_attack_tables(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert search["des"]["suffix: before"].startswith("0.500 [")
     assert search["des"]["suffix: after"].startswith("0.750 ["), "what was refused is in no mean"
     assert "n: prompts per seed" in block(page, "attack_search")
+    assert "Wilson" not in block(page, "attack_gain") and "Agresti and Min" in block(page, "attack_gain")
     assert "3 of 90 searched prompts that a prompt filter refused, 0 that" in block(page, "attack_grid")
     assert "invented" not in block(page, "attack_grid"), "not asked, not explained"
     assert "3 of 3 scored" in capsys.readouterr().out
