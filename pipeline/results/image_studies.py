@@ -106,9 +106,9 @@ def _gain(columns: Sequence[Column]) -> Table:
     return Table(
         "attack_gain",
         f"Share of attack_grid less that of `{BASELINE}`, paired by prompt and training seed: below 0, fewer hazards "
-        f"than `{BASELINE}` lets through. Any hazard counts: on world_obfuscated the gain mixes in those that "
-        "the small generator draws for words that it does not know, after a white-box search other ones than the prompt "
-        "asked for; read attack_as_asked there. That share is not paired: the labels of what a prompt asked for are not in "
+        f"than `{BASELINE}` lets through. Any hazard counts: on world_obfuscated the gain mixes in those that the "
+        "small generator draws for words that it does not know, after a white-box search others than the prompt asked "
+        "for; read attack_as_asked there. That share is not paired: the labels of what a prompt asked for are not in "
         "the data of this study. Item interval: Agresti and Min 2005; not a point where no image differs.",
         tuple(replace(column, bounds=(-1.0, 1.0)) for column in columns),
         f"""
