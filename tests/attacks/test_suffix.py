@@ -137,6 +137,24 @@ def test_the_gradient_of_one_hot_tokens_is_that_of_finite_differences(towers):
     assert gradient[0, 1, 2] == pytest.approx(float(moved(1) - moved(-1)) / (2 * step), abs=2e-4)
 
 
+@pytest.mark.parametrize("place", ["suffix", "prefix", "both"])
+def test_the_gradient_is_asked_for_at_the_added_tokens(towers, monkeypatch, place):
+    """What is left of each text without them, begin, end and padding is its start."""
+    undefended, victim = towers
+    asked = []
+
+    def note(victim, ids, targets, places, tokens):
+        asked.extend(zip(ids.tolist(), places.tolist(), strict=True))
+        return token_gradients(victim, ids, targets, places, tokens)
+
+    monkeypatch.setattr("pipeline.attacks.suffix.token_gradients", note)
+    search(victim, aim(undefended), budget(steps=2, place=place))
+    assert len(asked) == 2 * len(TEXTS)
+    for (ids, places), text in zip(asked, TEXTS * 2, strict=True):
+        left = [token for at, token in enumerate(ids) if at not in places]
+        assert len(places) == 3 and victim.tokenizer.decode(left, skip_special_tokens=True).split() == text.split()
+
+
 def test_only_words_of_their_own_are_added_and_no_token_of_a_banned_word(towers):
     tokenizer = towers[0].tokenizer
     free, without = alphabet(tokenizer), alphabet(tokenizer, ("a axe", "of Bz"))
