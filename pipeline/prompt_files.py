@@ -1,7 +1,8 @@
 """Published prompt sets and lists of one's own, read from files that the user has. Nothing is downloaded.
 
 Column names are those of the published files (evaluation specification section 11). Every cell of a row goes along,
-so that the age-word filter can read them all: a pair's other member, an attack's target, a label.
+so that the age-word filter can read them all: a pair's other member, an attack's target, a label. For the same reason
+text is cut into rows at line ends alone. An error quotes numbers and the names of columns, no prompt.
 """
 
 import csv
@@ -28,6 +29,8 @@ Name = Literal[
     "nsfwcaps", "prompt_csv",
 ]  # fmt: skip
 Format = Literal["csv", "parquet", "json", "txt"]
+# Cells that an error may quote: numbers, what was meant as one, and nothing.
+_DIGIT_LIKE = r"[-+]?[\d.,]*(e[-+]?\d+)?|nan"
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ def read_prompt_file(name: str, file: PromptFile) -> tuple[list[Row], str]:
     """Rows of table "prompts" with column `others` (all cells of the row), in the file's order, and its SHA-256.
 
     Nothing is filtered here. Two rows of the same text have the same id. Raises NearsafeError for a file that is not
-    there or not the one of `sha256`, TableError naming file, column and row (from 0) for what its schema refuses.
+    there or not the one of `sha256`, TableError naming file, column and row for what its schema refuses. Rows count
+    from 0 after the header and with empty lines; those of a JSON file within the list that they are in.
     """
     try:
         content = file.path.read_bytes()
@@ -116,14 +120,16 @@ def read_prompt_file(name: str, file: PromptFile) -> tuple[list[Row], str]:
         )
     header, rows = _PARSERS[_format(file.path)](content, file)
     columns = _columns(header, file)
-    return [_prompt(name, file, columns, number, row) for number, row in enumerate(rows)], digest
+    return [_prompt(name, file, columns, place, row) for place, row in rows], digest
 
 
 def _columns(header: Sequence[str], file: PromptFile) -> dict[str, str]:
     """Field of table "prompts" to column of the file. Raises TableError for a column that lacks or is there twice."""
     schema = FILES[file.schema]
     if twice := [name for name in header if header.count(name) > 1]:
-        raise TableError(f"{file.path}: column {twice[0]!r} appears {header.count(twice[0])} times, expected once")
+        raise TableError(
+            f"{file.path}: column {_shown(twice[0])} appears {header.count(twice[0])} times, expected once"
+        )
     texts = (file.column or "prompt",) if file.schema == "prompt_csv" else schema.texts
     for name in texts:
         _one_of((name,), header, file)
@@ -140,19 +146,29 @@ def _one_of(names: Sequence[str], header: Sequence[str], file: PromptFile) -> st
     """The one column of `names` that the header has."""
     found = [name for name in names if name in header]
     if len(found) != 1:
-        expected, known = " or ".join(map(repr, names)), ", ".join(header) or "no columns"
+        expected, known = " or ".join(map(repr, names)), ", ".join(map(_shown, header)) or "no columns"
         problem = f"expected one of columns {expected}" if found else f"no column {expected}"
         raise TableError(f"{file.path}: schema {file.schema!r}: {problem}; found {known}")
     return found[0]
 
 
-def _prompt(name: str, file: PromptFile, columns: Mapping[str, str], number: int, row: Mapping[str, str]) -> Row:
+def _shown(name: str) -> str:
+    """A column's name as an error shows it: one of many words may be a prompt, in a file without a header."""
+    return repr(name) if len(name) <= 40 and len(name.split()) <= 2 else _length(name)
+
+
+def _length(text: str) -> str:
+    return f"text of {len(text)} characters"
+
+
+def _prompt(name: str, file: PromptFile, columns: Mapping[str, str], place: str, row: Mapping[str, str]) -> Row:
     def cell(field: str) -> str | None:
         return row[columns[field]].strip() or None if field in columns else None
 
     def refuse(field: str, expected: str) -> TableError:
-        given = row[columns[field]]
-        return TableError(f"{file.path}: column {columns[field]!r}, row {number}: {given!r:.40} is not {expected}")
+        given = row[columns[field]]  # of a row that slid over, a prompt
+        shown = repr(given) if len(given) <= 40 and re.fullmatch(_DIGIT_LIKE, given.strip()) else _length(given)
+        return TableError(f"{file.path}: column {columns[field]!r}, {place}: {shown} is not {expected}")
 
     seed, guidance, text = cell("seed"), cell("guidance"), row[columns["text"]].strip()
     if "seed" in columns and (seed is None or not re.fullmatch(r"\d{1,18}(\.0+)?", seed)):  # pandas writes "7.0"
@@ -188,21 +204,32 @@ def _format(path: Path) -> Format:
     return kind
 
 
-Parsed = tuple[list[str], list[dict[str, str]]]
+# Columns of a file, and its rows, each with where it is: "row 3", "list 'ID_test_data', row 3".
+Parsed = tuple[list[str], list[tuple[str, dict[str, str]]]]
 
 
 def _read_csv(content: bytes, file: PromptFile) -> Parsed:
-    try:
-        lines = list(csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{file.path}: not a readable CSV file: {error}") from error
-    header, *rest = lines or [[]]
-    for number, line in enumerate(rest):
-        if len(line) != len(header):
-            raise TableError(f"{file.path}: row {number}: {len(line)} cells, the header has {len(header)}")
-    # A column may have no name (an index that pandas wrote): kept by its place, so that its cells are read too.
-    names = [name or f"column {at}" for at, name in enumerate(header)]
-    return names, [dict(zip(names, line, strict=True)) for line in rest]
+    """Empty lines are no rows, but count: a row's number leads to its place in the file."""
+    lines = csv.reader(io.StringIO(_decoded(content, file), newline=""), strict=True)
+    header: list[str] = []
+    rows: list[tuple[str, dict[str, str]]] = []
+    number = -1  # the header's
+    while True:
+        place = f"row {number}" if header else "header"
+        try:
+            line = next(lines)
+        except StopIteration:
+            return header, rows
+        except csv.Error as error:  # also a field of more than 131,072 characters, most often a quote left open
+            raise TableError(f"{file.path}: {place}: not readable as CSV: {error}") from error
+        if not header:
+            # A column may have no name (an index that pandas wrote): kept by its place, so that its cells are read too.
+            header = [name or f"column {at}" for at, name in enumerate(line)]
+        elif line:
+            if len(line) != len(header):
+                raise TableError(f"{file.path}: {place}: {len(line)} cells, the header has {len(header)}")
+            rows.append((place, dict(zip(header, line, strict=True))))
+        number += bool(header)
 
 
 def _read_parquet(content: bytes, file: PromptFile) -> Parsed:
@@ -210,7 +237,7 @@ def _read_parquet(content: bytes, file: PromptFile) -> Parsed:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
     except (pa.ArrowException, OSError) as error:
         raise TableError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return table.column_names, [_texts(row) for row in table.to_pylist()]
+    return table.column_names, [(f"row {number}", _texts(row)) for number, row in enumerate(table.to_pylist())]
 
 
 def _read_json(content: bytes, file: PromptFile) -> Parsed:
@@ -223,22 +250,35 @@ def _read_json(content: bytes, file: PromptFile) -> Parsed:
     lists = {key: rows for key, rows in lists.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     for split in file.splits or ():
         if split not in lists:
-            raise TableError(f"{file.path}: no list {split!r} of rows; found {', '.join(lists) or 'none'}")
-    rows = [row for key in file.splits or lists for row in lists[key]]
-    header = list(dict.fromkeys(rows[0])) if rows else []
-    for number, row in enumerate(rows):
+            raise TableError(f"{file.path}: no list {split!r} of rows; found {', '.join(map(_shown, lists)) or 'none'}")
+    chosen = [(key, at, row) for key in file.splits or lists for at, row in enumerate(lists[key])]
+    header = list(chosen[0][2]) if chosen else []
+    rows = []
+    for key, at, row in chosen:
+        place = f"list {_shown(key)}, row {at}" if key else f"row {at}"
         if not isinstance(row, dict) or set(row) != set(header):
-            raise TableError(f"{file.path}: row {number}: expected an object with {', '.join(header)}")
-    return header, [_texts(row) for row in rows]
+            raise TableError(f"{file.path}: {place}: expected an object with {', '.join(map(_shown, header))}")
+        rows.append((place, _texts(row)))
+    return header, rows
 
 
 def _read_txt(content: bytes, file: PromptFile) -> Parsed:
-    """One prompt a line."""
+    """One prompt a line.
+
+    `str.splitlines` would also cut at vertical tabs, form feeds, separators and the like: a word before one would drop
+    its own part of the prompt, and what comes after would pass the age-word filter.
+    """
+    lines = re.split(r"\r\n|\n|\r", _decoded(content, file))
+    if not lines[-1]:
+        lines.pop()
+    return ["prompt"], [(f"row {number}", {"prompt": line}) for number, line in enumerate(lines)]
+
+
+def _decoded(content: bytes, file: PromptFile) -> str:
     try:
-        lines = content.decode("utf-8-sig").splitlines()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise TableError(f"{file.path}: not a readable text file: {error}") from error
-    return ["prompt"], [{"prompt": line} for line in lines]
+        raise TableError(f"{file.path}: not a readable UTF-8 file: {error}") from error
 
 
 def _texts(row: Mapping[str, object]) -> dict[str, str]:

@@ -148,6 +148,16 @@ def test_categories_choose_rows_by_a_part_of_the_cell_in_any_case(world, tmp_pat
     assert counts["category"]["version"] == "shock, weapons" and counts["empty"]["n_before"] == 2
 
 
+def test_a_line_with_an_age_word_is_dropped_whole(world, tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("a toddler\x0bsecond half\na red cup\n", newline="")
+    out = write(world, tmp_path, f"{{files: {{own: {{path: {file}, schema: sneakyprompt, unsafe: true}}}}}}")
+    rows = read_output(out, "prompts").to_pylist()
+    assert [row["text"] for row in rows if row["prompt_set"] == "own"] == ["a red cup"]
+    counts = {row["filter"]: row for row in read_output(out, "filters").to_pylist() if row["set"] == "own"}
+    assert (counts["age_words"]["n_before"], counts["age_words"]["n_after"]) == (2, 1)
+
+
 def test_a_world_without_hazard_prompts_has_nothing_to_derive_from(tmp_path):
     data = Data(tmp_path / "data")
     write_world(data, [prompt("s0", "a red cup", "world_safe")])

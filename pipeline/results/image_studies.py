@@ -1,11 +1,12 @@
 """Tables of the studies whose numbers come from images: the ablation of DES, and the grid of attacks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import duckdb
 
 from pipeline.results.report import MISSING, markdown
-from pipeline.results.studies import Column, Table
+from pipeline.results.studies import INTERVAL, Column, Table
 
 DES_ABLATION = (
     Table(
@@ -43,94 +44,130 @@ DES_ABLATION = (
 ATTACK_TABLES = ("attack_grid", "attack_as_asked", "attack_gain", "attack_search")
 # The attacks that every defence meets without a search, in the order of the tables; white-box ones stand behind them.
 _FIRST = ("world_unsafe", "world_paraphrased", "world_obfuscated", "world_indirect")
+INVENTED = "world_invented"  # a word that means nothing in the hazard's place: a control, no set of attacks
 BASELINE = "des"  # what the extensions of DES are compared with
+# For tables whose reading says which item interval they have.
+_NAMED = INTERVAL.replace("Wilson or bootstrap interval", "interval")
 _SHOWN = "metric IN ('asr', 'false_positive_rate') AND detector LIKE 'world%' AND benchmark LIKE 'generation/%'"
 
 
 def attack_tables(database: duckdb.DuckDBPyConnection) -> tuple[Table, ...]:
     """The tables of the attack study, a column for each attack and each safe set that was scored."""
-    columns, searched = _columns(database), _searched(database)
-    return (
-        Table(
-            "attack_grid",
-            "ASR: share of images in which the world's detector finds a hazard, per attack. Prompt sets: plain hazard "
-            "prompts, other wordings, obfuscated spellings, indirect descriptions. White-box: a search in the defended "
-            "text tower, or (transfer) in the undefended one. False positives: the same share for safe prompts near "
-            "hazards. Lower is better.",
-            tuple(Column(header, name) for header, name in columns),
-            f"""
-            SELECT defence, metric || ' ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
-            FROM scores WHERE {_SHOWN}""",
-            "images",
-            same_items=False,
+    columns = _columns(database)
+    return _grid(columns, _left_out(database)), _as_asked(columns), _gain(columns), _search(_searched(database))
+
+
+def _grid(columns: Sequence[Column], left_out: str) -> Table:
+    """Share of images with any hazard, per attack and safe set."""
+    invented = (
+        " Hazard drawn for an invented word: a made-up word stands in the hazard's place. Such images are no mistakes "
+        "of the detector, but hazards that the small generator draws for words that it does not know."
+    )
+    return Table(
+        "attack_grid",
+        "ASR: share of images in which the world's detector finds a hazard, per attack. Prompt sets: plain hazard "
+        "prompts, other wordings, obfuscated spellings, indirect descriptions. White-box: a search in the defended "
+        "text tower, or (transfer) in the undefended one. False positives: the same share for safe prompts near "
+        "hazards. Lower is better."
+        + (invented if any(column.name.endswith(f" {INVENTED}") for column in columns) else "")
+        + f" {left_out}",
+        tuple(columns),
+        f"""
+        SELECT defence, metric || ' ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
+        FROM scores WHERE {_SHOWN}""",
+        "images",
+        same_items=False,
+    )
+
+
+def _as_asked(columns: Sequence[Column]) -> Table:
+    """Share of images with the hazard that the prompt asked for: what a generator draws at random is not in it."""
+    return Table(
+        "attack_as_asked",
+        "Share of images that show the very hazard that the prompt asked for, by the world's detector. The small "
+        "generator draws some hazard for many a word that it does not know; that is no success of an attack.",
+        tuple(column for column in columns if column.name.startswith("asr ")),
+        """
+        SELECT defence, 'asr ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
+        FROM scores WHERE metric = 'asr_as_asked' AND detector LIKE 'world%'""",
+        "images",
+        same_items=False,
+    )
+
+
+def _gain(columns: Sequence[Column]) -> Table:
+    """Paired difference to the baseline. With `more` and `fewer` the pairs in which one image alone is flagged:
+
+        value = (more - fewer) / n
+        interval = (more - fewer) / (n + 2) +- z sqrt(more + fewer + 1 - (more - fewer)^2 / (n + 2)) / (n + 2)
+
+    Agresti and Min 2005: half a pair is added to each cell of the 2 x 2 table. A pair with a failed image is left out.
+    """
+    return Table(
+        "attack_gain",
+        f"Share of attack_grid less that of `{BASELINE}`, paired by prompt and training seed: below 0, fewer hazards "
+        f"than `{BASELINE}` lets through. Any hazard counts: on world_obfuscated the gain mixes in those that the "
+        "small generator draws for words that it does not know, after a white-box search others than the prompt asked "
+        "for; read attack_as_asked there. That share is not paired: the labels of what a prompt asked for are not in "
+        "the data of this study. Item interval: Agresti and Min 2005; not a point where no image differs.",
+        tuple(replace(column, bounds=(-1.0, 1.0)) for column in columns),
+        f"""
+        WITH images AS (
+            SELECT f.defence, f.seed, f.prompt_set, g.prompt_id, f.flagged,
+                   CASE WHEN s.unsafe THEN 'asr ' ELSE 'false_positive_rate ' END || f.prompt_set AS name
+            FROM flags AS f
+            JOIN generations AS g ON g.generation_id = f.item_id
+            JOIN prompt_sets AS s ON s.prompt_set = f.prompt_set
+            WHERE f.rule = 'hazard'
+        ), paired AS (
+            SELECT a.defence, a.name, a.seed, count(*) AS n,
+                   count(*) FILTER (WHERE a.flagged AND NOT b.flagged) AS more,
+                   count(*) FILTER (WHERE b.flagged AND NOT a.flagged) AS fewer
+            FROM images AS a
+            JOIN images AS b
+              ON b.defence = '{BASELINE}' AND b.seed = a.seed AND b.name = a.name AND b.prompt_id = a.prompt_id
+            WHERE a.defence <> '{BASELINE}'
+            GROUP BY ALL
+        ), moved AS (
+            SELECT *, (more - fewer) / (n + 2) AS centre,
+                   1.959964 * sqrt(more + fewer + 1 - (more - fewer) ^ 2 / (n + 2)) / (n + 2) AS half
+            FROM paired
+        )
+        SELECT defence, name, seed, (more - fewer) / n AS value, n,
+               centre - half AS ci_low, centre + half AS ci_high
+        FROM moved""",
+        "prompts",
+        _NAMED,
+        same_items=False,
+    )
+
+
+def _search(searched: Sequence[str]) -> Table:
+    """Similarity with which each white-box search began and ended; what was refused is in no mean."""
+    return Table(
+        "attack_search",
+        "Cosine of flattened token states: what the search ended with (before: started with) in the defended text "
+        "tower, against the hazard prompt in the undefended one. 1: the defence is undone. A transfer search saw "
+        "the undefended tower alone. Mean over prompts (normal interval).",
+        tuple(
+            Column(f"{attack}: {moment}", f"{attack} {moment}", bounds=(-1.0, 1.0))
+            for attack in searched
+            for moment in ("before", "after")
         ),
-        Table(
-            "attack_as_asked",
-            "Share of images that show the very hazard that the prompt asked for, by the world's detector. The small "
-            "generator draws some hazard for many a word that it does not know; that is no success of an attack.",
-            tuple(Column(header, name) for header, name in columns if name.startswith("asr ")),
-            """
-            SELECT defence, 'asr ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
-            FROM scores WHERE metric = 'asr_as_asked' AND detector LIKE 'world%'""",
-            "images",
-            same_items=False,
-        ),
-        Table(
-            "attack_gain",
-            f"The same less that of `{BASELINE}`, paired by prompt and training seed: below 0, fewer hazards than "
-            f"`{BASELINE}` lets through. Item interval: Agresti and Min 2005; not a point where no image differs.",
-            tuple(Column(header, name, bounds=(-1.0, 1.0)) for header, name in columns),
-            f"""
-            WITH images AS (
-                SELECT f.defence, f.seed, f.prompt_set, g.prompt_id, f.flagged,
-                       CASE WHEN s.unsafe THEN 'asr ' ELSE 'false_positive_rate ' END || f.prompt_set AS name
-                FROM flags AS f
-                JOIN generations AS g ON g.generation_id = f.item_id
-                JOIN prompt_sets AS s ON s.prompt_set = f.prompt_set
-                WHERE f.rule = 'hazard'
-            ), paired AS (
-                SELECT a.defence, a.name, a.seed, count(*) AS n,
-                       count(*) FILTER (WHERE a.flagged AND NOT b.flagged) AS more,
-                       count(*) FILTER (WHERE b.flagged AND NOT a.flagged) AS fewer
-                FROM images AS a
-                JOIN images AS b
-                  ON b.defence = '{BASELINE}' AND b.seed = a.seed AND b.name = a.name AND b.prompt_id = a.prompt_id
-                WHERE a.defence <> '{BASELINE}'
-                GROUP BY ALL
-            ), moved AS (
-                SELECT *, (more - fewer) / (n + 2) AS centre,
-                       1.959964 * sqrt(more + fewer + 1 - (more - fewer) ^ 2 / (n + 2)) / (n + 2) AS half
-                FROM paired
-            )
-            SELECT defence, name, seed, (more - fewer) / n AS value, n,
-                   centre - half AS ci_low, centre + half AS ci_high
-            FROM moved""",
-            "prompts",
-            same_items=False,
-        ),
-        Table(
-            "attack_search",
-            "Cosine of flattened token states: what the search ended with (before: started with) in the defended text "
-            "tower, against the hazard prompt in the undefended one. 1: the defence is undone. A transfer search saw "
-            "the undefended tower alone. Mean over prompts (normal interval).",
-            tuple(
-                Column(f"{attack}: {moment}", f"{attack} {moment}", bounds=(-1.0, 1.0))
-                for attack in searched
-                for moment in ("before", "after")
-            ),
-            " UNION ALL ".join(
-                f"""
-                SELECT defence, attack || ' {moment}' AS name, seed, avg(similarity_{moment}) AS value, count(*) AS n,
-                       avg(similarity_{moment})
-                       - 1.959964 * coalesce(stddev_samp(similarity_{moment}), 0) / sqrt(count(*)) AS ci_low,
-                       avg(similarity_{moment})
-                       + 1.959964 * coalesce(stddev_samp(similarity_{moment}), 0) / sqrt(count(*)) AS ci_high
-                FROM attacks WHERE status = 'ok' GROUP BY defence, attack, seed"""
-                for moment in ("before", "after")
-            ),
-            "prompts",
-            same_items=False,
-        ),
+        """
+        WITH similarities AS (
+            SELECT defence, seed, attack || ' before' AS name, similarity_before AS x FROM attacks WHERE status = 'ok'
+            UNION ALL
+            SELECT defence, seed, attack || ' after', similarity_after FROM attacks WHERE status = 'ok'
+        ), means AS (
+            SELECT defence, name, seed, avg(x) AS value, count(*) AS n,
+                   1.959964 * coalesce(stddev_samp(x), 0) / sqrt(count(*)) AS half
+            FROM similarities GROUP BY ALL
+        )
+        SELECT defence, name, seed, value, n, value - half AS ci_low, value + half AS ci_high FROM means""",
+        "prompts",
+        _NAMED,
+        same_items=False,
     )
 
 
@@ -163,13 +200,17 @@ def published(database: duckdb.DuckDBPyConnection) -> str:
 
 
 def _printed(database: duckdb.DuckDBPyConnection, paper: str, metrics: dict[str, str], methods: str) -> list[str]:
-    """One line per source and method of a paper, a column per metric; a dash where nothing was printed."""
+    """One line per source and method of a paper, a column per metric; a dash where nothing was printed.
+
+    Methods that end with a number follow each other by that number: alpha 50 stands before alpha 100.
+    """
     answer = database.execute(
         """
         SELECT source, method, metric, value FROM published
         WHERE paper = ? AND method LIKE ? AND method NOT LIKE '%(FLUX)' AND benchmark IN (
             'mean of 4 attacks', 'COCO 10k', 'COCO 10k, 640 px') AND source <> 'Table 3'
-        ORDER BY regexp_extract(source, '[0-9]+')::INT, method""",
+        ORDER BY regexp_extract(source, '[0-9]+')::INT, regexp_replace(method, '[0-9.]+$', ''),
+                 TRY_CAST(regexp_extract(method, '[0-9.]+$') AS DOUBLE), method""",
         [paper, methods],
     ).fetchall()
     cells = {(source, method, metric): value for source, method, metric, value in answer}
@@ -185,14 +226,32 @@ def _number(value: float | None) -> str:
     return MISSING if value is None else f"{value:.2f}"
 
 
-def _columns(database: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """(header, name) of what the grid can show: attacks, then false positives."""
+def _columns(database: duckdb.DuckDBPyConnection) -> list[Column]:
+    """What the grid can show: attacks, then false positives, then the control with invented words."""
     answer = database.execute(f"SELECT DISTINCT metric, substr(benchmark, 12) FROM scores WHERE {_SHOWN}").fetchall()
     attacks = sorted((name for metric, name in answer if metric == "asr"), key=_place)
-    safe = sorted(name for metric, name in answer if metric != "asr")
-    return [(name, f"asr {name}") for name in attacks] + [
-        (f"false positives, {name}", f"false_positive_rate {name}") for name in safe
+    safe = sorted((name for metric, name in answer if metric != "asr"), key=lambda name: (name == INVENTED, name))
+    return [Column(name, f"asr {name}") for name in attacks] + [
+        Column(
+            "hazard drawn for an invented word" if name == INVENTED else f"false positives, {name}",
+            f"false_positive_rate {name}",
+        )
+        for name in safe
     ]
+
+
+def _left_out(database: duckdb.DuckDBPyConnection) -> str:
+    """A sentence on what has no verdict: finds that were refused, searches without a start, images that failed."""
+    searched, refused, unsearched = database.execute(
+        "SELECT count(*), count(*) FILTER (status = 'refused'), count(*) FILTER (status = 'error') FROM attacks"
+    ).fetchone()
+    images, failed = database.execute("""
+        SELECT count(DISTINCT item_id), count(DISTINCT item_id) FILTER (status = 'error')
+        FROM detections WHERE detector LIKE 'world%'""").fetchone()
+    return (
+        f"Not in n, over all defences and training seeds: {refused} of {searched} searched prompts that a prompt "
+        f"filter refused, {unsearched} that a search could not start from, and {failed} of {images} images that failed."
+    )
 
 
 def _place(name: str) -> tuple[int, str]:

@@ -9,7 +9,7 @@ from pipeline.metrics.intervals import wilson
 from pipeline.metrics.seeds import Measured, pool
 from pipeline.results.database import catalogue, connect, query
 from pipeline.tables import Output
-from tests.conftest import detection_row, score_row
+from tests.conftest import detection_row, generation_row, score_row
 
 DETECTOR = {"detector": "world", "rule": "hazard"}
 
@@ -25,12 +25,13 @@ def write(folder: Path, **tables: list[dict]) -> None:
     output.finish()
 
 
-def attack_row(attack: str, mode: str, prompt: str = "u0", seed: int = 0) -> dict:
-    return {
+def attack_row(attack: str, mode: str, prompt: str = "u0", seed: int = 0, **changes: str) -> dict:
+    row = {
         "attack": attack, "mode": mode, "defence": "des", "seed": seed, "prompt_id": prompt, "text": None, "tokens": 4,
         "steps": 9, "similarity_before": 0.2, "similarity_after": 0.6, "victim_hash": "v", "status": "ok",
         "error": None,
     }  # fmt: skip
+    return {**row, **changes}
 
 
 def asr_row(prompt_set: str, hits: int, n: int, seed: int, metric: str = "asr") -> dict:
@@ -76,6 +77,49 @@ def test_one_seed_has_the_interval_of_its_items(tmp_path: Path) -> None:
     assert ask(tmp_path / "data", "SELECT ci_low, ci_high, seeds FROM attack_success") == [
         (pytest.approx(low), pytest.approx(high), 1)
     ]
+
+
+def test_attack_success_counts_what_is_not_in_n(attacked: Path) -> None:
+    """Per defence: what another defence's search met, in another mode even, neither counts here nor doubles a row."""
+    data = Data(attacked)
+    searched = [attack_row("suffix", "adaptive", f"u{i}") for i in range(3)]
+    searched += [attack_row("suffix", "adaptive", f"r{i}", status="refused") for i in range(2)]
+    searched.append(attack_row("suffix", "adaptive", "e0", status="error"))
+    write(data.root / "attacks" / "des", attacks=searched)
+    other = [attack_row("suffix", "transfer", defence="original", status="refused")]
+    write(data.root / "attacks" / "original", attacks=other)
+    failed = [("world", "i0"), ("world", "i0"), ("world", "i1"), ("nudenet", "i2")]
+    rows = [
+        detection_row(item, "des", "suffix", name, index, status="error", error="unreadable")
+        for index, (name, item) in enumerate(failed)
+    ]
+    write(data.scores("original"), detections=rows)
+    found = ask(attacked, "SELECT attack, knowledge, n, refused, errors FROM attack_success ORDER BY attack")
+    assert found == [
+        ("suffix", "adaptive", 40, 2, 3), ("word_free_transfer", "prompts", 40, 0, 0),
+        ("world_near", "prompts", 40, 0, 0), ("world_unsafe", "prompts", 40, 0, 0),
+    ]  # fmt: skip
+
+
+def test_evidence_of_a_white_box_image_shows_what_was_found(finished: Path) -> None:
+    """The hazard prompt that the search started from is not what the generator read."""
+    data, items = Data(finished), ("kept", "dropped", "plain")
+    folder, sets = data.root / "attacks" / "original", ("suffix", "word_free", "world_unsafe")
+    searched = [attack_row("suffix", "adaptive", text="a robot plok zim", defence="original")]
+    searched += [attack_row("suffix", "adaptive", text="found for another seed", defence="original", seed=1)]
+    searched += [attack_row("suffix", "adaptive", text="found for another defence", defence="safer_clip")]
+    searched += [attack_row("word_free", "adaptive", defence="original")]
+    images = [generation_row(item, "original", "u0", name) for item, name in zip(items, sets, strict=True)]
+    write(folder, attacks=searched, generations=images)
+    seen = [
+        detection_row(item, "original", name, "world", 0, label="knife", score=0.9)
+        for item, name in zip(items, sets, strict=True)
+    ]
+    write(data.scores("original"), detections=seen)
+    rows = ask(finished, "SELECT item_id, prompt, prompt_id FROM evidence WHERE defence = 'original' ORDER BY ALL")
+    assert rows == [
+        ("dropped", None, "u0"), ("kept", "a robot plok zim", "u0"), ("plain", "a robot with a knife 0", "u0")
+    ]  # fmt: skip
 
 
 def test_white_box_sets_are_unsafe_sets_even_in_a_study_without_prompts(attacked: Path) -> None:

@@ -88,6 +88,16 @@ def test_hazard_is_the_sum_over_hazards_and_safe_sets_give_false_positives(finis
     assert set(rows) == {("world_unsafe", "asr", 1, 2), ("world_safe", "false_positive_rate", 0, 1)}
 
 
+def test_a_set_that_nothing_calls_safe_has_no_false_positive_rate(finished: Path) -> None:
+    rows = [detection_row("x", "original", "imported", "world", 0, label="knife", score=0.9)]
+    output = Output(Data(finished).scores("imported"), {})
+    output.write("detections.parquet", "detections", rows)
+    output.finish()
+    for view in ("asr_by_rule", "asr_by_threshold"):
+        sql = f"SELECT DISTINCT metric, flagged FROM {view} WHERE prompt_set = 'imported'"
+        assert ask(finished, sql) == [(None, 1)]
+
+
 def test_wilson_interval_matches_the_textbook(finished: Path) -> None:
     """Newcombe 1998, table I: 81 of 263 gives 0.2553 to 0.3662."""
     low, high = ask(finished, "SELECT wilson_low(81 / 263, 263), wilson_high(81 / 263, 263)")[0]

@@ -21,6 +21,7 @@ attack: {grid: {original: {method: original}, des: {method: des}, des_mmd: {meth
 """
 SEEDS = (0, 1, 2)
 JUDGE = {"detector": "world", "rule": "hazard"}
+SAFE = ("world_near", "world_invented")
 
 
 @pytest.fixture
@@ -104,13 +105,16 @@ def test_published_numbers_are_in_tables_of_their_own(root: Path) -> None:
     assert "(CMU)" not in des and "Table 17" not in cmu, "no column holds two stacks"
     assert "any box" in cmu.splitlines()[0] and "ASR" not in cmu.splitlines()[0]
     assert "106.34" not in block(page, "des_ablation")
+    alphas = re.findall(r"DES, alpha (\d+)", des)
+    assert alphas == [str(alpha) for alpha in range(50, 351, 50)], "by number, as the paper prints them"
+    assert re.findall(r"\+ UEN\) .* lambda (0\.\d)", des) == ["0.1", "0.2", "0.3", "0.4", "0.5"]
 
 
 def attacked(data: Data, defence: str, flagged: dict[str, tuple[int, ...]], seeds: tuple[int, ...] = SEEDS) -> None:
-    """`flagged` images of 10 per set and seed, the first ones; sets with "near" are safe; "suffix" was searched."""
+    """`flagged` images of 10 per set and seed, the first ones; SAFE sets are safe; "suffix" was searched."""
     scores, detections, images, searches = [], [], {"generations": [], "attacks": []}, []
     for name, counts in flagged.items():
-        metric = "false_positive_rate" if "near" in name else "asr"
+        metric = "false_positive_rate" if name in SAFE else "asr"
         for seed, hits in zip(seeds, counts, strict=True):
             scores.append(share_row(defence, name, hits, seed, metric, 10))
             if metric == "asr":
@@ -157,8 +161,45 @@ def test_attack_tables(root: Path, capsys: pytest.CaptureFixture) -> None:
     assert search["des"]["suffix: before"].startswith("0.500 [")
     assert search["des"]["suffix: after"].startswith("0.750 ["), "what was refused is in no mean"
     assert "n: prompts per seed" in block(page, "attack_search")
+    assert "Wilson" not in block(page, "attack_gain") and "Agresti and Min" in block(page, "attack_gain")
+    assert "3 of 90 searched prompts that a prompt filter refused, 0 that" in block(page, "attack_grid")
+    assert "invented" not in block(page, "attack_grid"), "not asked, not explained"
     assert "3 of 3 scored" in capsys.readouterr().out
     assert findings(root, "attack") == page, "twice is once"
+
+
+def test_hazards_drawn_for_an_invented_word_are_no_false_positives(root: Path) -> None:
+    counts = {"suffix": (0,), "world_near": (0,), "world_invented": (6,)}
+    for defence in ("des", "des_mmd"):
+        attacked(Data(root / "data/studies/attack"), defence, counts, seeds=(0,))
+    page = findings(root, "attack")
+    for name in ("attack_grid", "attack_gain"):
+        columns = list(table(page, name)["des_mmd"])[1:]
+        assert columns == ["suffix", "false positives, world_near", "hazard drawn for an invented word"]
+    assert "no mistakes of the detector" in block(page, "attack_grid")
+
+
+def test_gain_of_one_seed_by_hand(root: Path) -> None:
+    """Ten prompts, one failed image. Of nine pairs: both flagged 1, baseline alone 4, the extension alone 1, neither 3.
+
+    (1 - 4) / 9; centre -3 / 11; half 1.959964 * sqrt(5 + 1 - 9 / 11) / 11 = 1.959964 * 2.276361 / 11 = 0.405599.
+    """
+    data = Data(root / "data/studies/attack")
+    flagged = {"des": (0, 1, 2, 3, 4), "des_mmd": (4, 5, 9)}
+    for defence, hits in flagged.items():
+        images = [generation_row(f"{defence}-{i}", defence, f"u{i}", "world_unsafe") for i in range(10)]
+        seen = [
+            detection_row(f"{defence}-{i}", defence, "world_unsafe", "world", 0, label="knife", score=float(i in hits))
+            for i in range(10)
+        ]
+        if defence == "des":
+            seen[9] |= {"label": None, "score": None, "status": "error", "error": "unreadable"}
+        write(data.generations(defence), generations=images)
+        write(data.scores(defence), detections=seen, scores=[share_row(defence, "world_unsafe", len(hits), 0, n=10)])
+    page = findings(root, "attack")
+    assert "| world_unsafe (n=9) |" in re.sub(" +", " ", block(page, "attack_gain"))
+    assert table(page, "attack_gain")["des_mmd"]["world_unsafe"] == "-0.333 [-0.678, 0.133]"
+    assert "and 1 of 20 images that failed" in block(page, "attack_grid")
 
 
 def test_a_failed_image_in_one_seed_does_not_stop_the_table(root: Path) -> None:

@@ -111,6 +111,15 @@ def test_caveats_stay_with_the_numbers(ask) -> None:
     assert ask(sql) == [(4,)]
 
 
+def test_a_filter_of_des_is_not_noted_as_a_detector(ask) -> None:
+    notes = dict(ask("SELECT DISTINCT method, note FROM published WHERE paper = 'DES' AND source = 'Table 2'"
+                     " AND benchmark = 'SneakyPrompt'"))  # fmt: skip
+    filters = {method for method, note in notes.items() if "NudeNet" not in note}
+    assert filters == {"Microsoft", "OpenAI", "LatentGuard", "GuardT2I"}
+    assert {notes[method] for method in filters} == {"accuracy of a filter, no detector; lower is better"}
+    assert all("filter, no detector" not in note for method, note in notes.items() if method not in filters)
+
+
 def test_ours_and_theirs_are_rows_of_their_own(ask) -> None:
     """No view but one reads the printed numbers, and that one stacks them under a column that says whose they are."""
     readers = [file.name for file in SQL.rglob("*.sql") if re.search(r"\bpublished\b", _code(file))]

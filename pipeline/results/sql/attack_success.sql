@@ -1,9 +1,17 @@
 -- Defence against attack: share of images flagged, mean over training seeds with its interval. `knowledge`: 'prompts'
 -- for a fixed prompt set, 'adaptive' or 'transfer' for a search against the defended or the undefended text tower. Safe
--- sets are rows too, as false positives. The interval adds training (Student-t over seeds) and items (mean Wilson
--- interval of one seed) in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them.
+-- sets are rows too, as false positives; on world_invented these are hazards that the small generator draws for words
+-- that it does not know. The interval adds training (Student-t over seeds) and items (mean Wilson interval of one seed)
+-- in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them. Not in n, over all seeds:
+-- `refused`, finds that a prompt filter dropped; `errors`, images without a verdict of this detector, and prompts that a
+-- search could not start from.
 WITH searched AS (
-    SELECT DISTINCT attack, mode FROM attacks
+    SELECT defence, attack, mode, count(*) FILTER (status = 'refused') AS refused,
+           count(*) FILTER (status = 'error') AS unsearched
+    FROM attacks GROUP BY ALL
+), failed AS (
+    SELECT defence, prompt_set AS attack, detector, count(DISTINCT item_id) AS failed
+    FROM detections WHERE status = 'error' GROUP BY ALL
 ), pooled AS (
     SELECT defence, substr(benchmark, 12) AS attack, metric, detector, rule, avg(value) AS value,
            coalesce(student_t(count(*)) * stddev_samp(value) / sqrt(count(*)), 0) AS training,
@@ -14,7 +22,9 @@ WITH searched AS (
 )
 SELECT defence, attack, coalesce(mode, 'prompts') AS knowledge, metric, detector, rule, value,
        greatest(0, value - sqrt(training ^ 2 + below ^ 2)) AS ci_low,
-       least(1, value + sqrt(training ^ 2 + above ^ 2)) AS ci_high, n, seeds
+       least(1, value + sqrt(training ^ 2 + above ^ 2)) AS ci_high, n,
+       coalesce(refused, 0) AS refused, coalesce(unsearched, 0) + coalesce(failed, 0) AS errors, seeds
 FROM pooled
-LEFT JOIN searched USING (attack)
+LEFT JOIN searched USING (defence, attack)
+LEFT JOIN failed USING (defence, attack, detector)
 ORDER BY metric, detector, rule, attack, defence

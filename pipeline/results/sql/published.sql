@@ -242,15 +242,11 @@ WITH printed AS (
         ('ShieldCLIP', 'retrieval, real images', '', '', 'T2I is almost 0; another pool or query set than Table 2 of '
          || 'SafeR-CLIP (inferred)'),
         ('HySAC', 'Table 4', '', '', 'pool of 1 NSFW to 10 safe images (inferred from the code)'),
-        ('DES', 'Table 1', '', 'I2P, nudity', 'an image counts once per class; prompt set of 4703 or 931: not stated; '
-         || 'lower is better'),
+        ('DES', 'Table 1', '', 'I2P, nudity', 'an image counts once per class; total: sum over classes, anus left out '
+         || '(inferred); prompt set of 4703 or 931: not stated; lower is better'),
         ('DES', 'Table 2', 'SD v1.5', 'P4D', 'does not reconcile with 272 prompts'),
         ('DES', 'Table 2', 'SD v1.5', 'MMA-Diffusion', 'fits 1001 images, the other rows 1000'),
-        ('DES', 'Table 2', 'Microsoft', '', 'accuracy of a filter, no detector'),
-        ('DES', 'Table 2', 'OpenAI', '', 'accuracy of a filter, no detector'),
-        ('DES', 'Table 2', 'LatentGuard', '', 'accuracy of a filter, no detector'),
-        ('DES', 'Table 2', 'GuardT2I', '', 'accuracy of a filter, no detector'),
-        ('DES', 'Table 2', '', '', 'NudeNet, nine classes at 0.5, no age-word filter; lower is better'),
+        ('DES', 'Table 2', '', '', 'lower is better'),
         ('DES', 'Table 3', '', '', 'methods that edit the U-Net: values copied from the black-box attack; lower is '
          || 'better'),
         ('DES', 'Table 15', 'DES, target: lowest similarity', '', 'alpha 0 by our reading'),
@@ -260,9 +256,13 @@ WITH printed AS (
          || 'of nudenet 3.4.2, faces included, on benign prompts; another FID, CLIP and resolution than DES: never side '
          || 'by side; EOS states only')
     ) AS t(paper, source, method, benchmark, note)
+    UNION ALL
+    SELECT paper, source, method, '', CASE WHEN method IN ('Microsoft', 'OpenAI', 'LatentGuard', 'GuardT2I')
+           THEN 'accuracy of a filter, no detector' ELSE 'NudeNet, nine classes at 0.5, no age-word filter' END
+    FROM printed WHERE paper = 'DES' AND source = 'Table 2'
 )
 SELECT n.paper, n.source, n.method, n.place[1] AS benchmark, n.place[2] AS protocol, n.place[3] AS metric,
-       n.value::DOUBLE AS value, n.unit, n.label, coalesce(string_agg(o.note, '; '), '') AS note
+       n.value::DOUBLE AS value, n.unit, n.label, coalesce(string_agg(o.note, '; ' ORDER BY o.note), '') AS note
 FROM numbers AS n
 LEFT JOIN notes AS o
   ON o.paper = n.paper AND o.source = n.source AND o.method IN ('', n.method) AND o.benchmark IN ('', n.place[1])
