@@ -13,7 +13,6 @@ from pipeline.results.report import write_table
 from pipeline.results.summary import projections, write_metrics, write_plots
 
 
-
 def main(params: Path, data: Path, out: Path) -> None:
     """Read every finished table below `data`; write the files of pipeline.layout.Results. Raises NearsafeError."""
     defences = list(lookup(params, "defences"))
