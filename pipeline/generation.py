@@ -4,7 +4,6 @@ Every prompt passes `pipeline.prompts.admit` first. An image's noise comes from 
 derived from its id), never from the defence or the training seed: columns of different defences show the same draws.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -161,9 +160,7 @@ def generate_defence(
     device, reason = pick_device()
     log(f"generate: {reason}; float32")
     model = load_diffusion(diffusion, device)
-    # The prompts themselves, not their folder: a set added beside those of `prompt_sets` leaves finished images alone.
-    asked_hash = content_id(*(json.dumps(row, sort_keys=True) for row in admitted.table.to_pylist()))
-    inputs = {"prompts": asked_hash, "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
+    inputs = {"prompts": admitted.hash, "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
     output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
     output.write(table_file("filters"), "filters", filters)
     progress = Progress(admitted.table.num_rows * len(seeds.seeds))
@@ -209,18 +206,14 @@ def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
         run.log(f"generate: seed {seed}: {run.progress}" + (f"; {len(failed)} of {name} failed" if failed else ""))
 
 
-def generate_rows(
-    sampling: Sampling, admitted: Admitted, sample: Sampler | None = None, prompt_set: str | None = None
-) -> list[Row]:
+def generate_rows(sampling: Sampling, admitted: Admitted, sample: Sampler | None = None) -> list[Row]:
     """One row of table "generations" per prompt, in order. An image that fails is a row with the reason.
 
     `sample` brings a conditioning of its own (an attack's), by default that of the prompts' texts. It is called with
-    at most `batch_size` prompts, and with single ones again where RuntimeError or ValueError came out of a batch.
-    `prompt_set` is recorded instead of the prompts' own set, for images that an attack made of them.
+    at most `batch_size` prompts, and with single ones again where RuntimeError or ValueError came out of a batch. The
+    reason is the exception's type, a colon and its message, which may quote the prompt.
     """
     prompts = admitted.table.to_pylist()
-    if prompt_set is not None:
-        prompts = [{**prompt, "prompt_set": prompt_set} for prompt in prompts]
     size = sampling.knobs.batch_size
     batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
     return [row for batch in batches for row in _batch(sampling, batch, sample or sample_texts)]

@@ -102,6 +102,11 @@ class Results:
         return self.root / "generations.png"
 
     @property
+    def separation(self) -> Path:
+        """Safe and unsafe prompts before and after each defence."""
+        return self.root / "separation.png"
+
+    @property
     def plots(self) -> Path:
         """CSV files of the DVC plots."""
         return self.root / "plots"

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 _TIE = 2.0**40  # cosines that agree to 2^-40 (9e-13) are equal: far above float64 rounding, far below float32
-_SLAB = 8192  # candidate pairs computed again at a time
+_SLAB = 8192  # candidate pairs computed again at a time, fewer where vectors are wide:
+_SLAB_ENTRIES = 1 << 24  # their numbers on each side, 128 MB in float64
 
 
 def nearest(queries: Tensor, pool: Tensor, k: int = 1, *, chunk: int = 4096) -> tuple[Tensor, Tensor]:
@@ -19,7 +20,8 @@ def nearest(queries: Tensor, pool: Tensor, k: int = 1, *, chunk: int = 4096) -> 
 
     queries (N, D), pool (M, D), any floating type, not necessarily normalised. Returns indices (N, k) int64 and
     cosines (N, k) float32, best first, ties to the lowest index, on the CPU. Memory beyond the inputs is of the order
-    of `chunk` squared. Raises ValueError for widths that differ, k outside 1..M, rows that are zero or not finite.
+    of `chunk` x the larger of `chunk` and D, in float64. Raises ValueError for widths that differ, k outside 1..M, rows
+    that are zero or not finite.
     """
     return _search(queries, pool, k, chunk, 1.0)
 
@@ -89,10 +91,11 @@ def _cosines(
 ) -> np.ndarray:
     """float64 cosines of (query, row) pairs, rounded to the tie width."""
     found = np.empty(len(query))
-    for start in range(0, len(query), _SLAB):
-        q, r = query[start : start + _SLAB], row[start : start + _SLAB]
+    slab = max(1, min(_SLAB, _SLAB_ENTRIES // queries.shape[1]))
+    for start in range(0, len(query), slab):
+        q, r = query[start : start + slab], row[start : start + slab]
         dots = _dots(_columns(queries[torch.from_numpy(q)]), _columns(part[torch.from_numpy(r)]))
-        found[start : start + _SLAB] = dots / (query_lengths[q] * lengths[r])
+        found[start : start + slab] = dots / (query_lengths[q] * lengths[r])
     return np.round(found * _TIE) / _TIE
 
 

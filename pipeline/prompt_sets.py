@@ -4,7 +4,7 @@ What may not be generated is dropped here and counted (`pipeline.prompts.admit`)
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import NearsafeError
 from pipeline.prompt_files import PromptFile, read_prompt_file
-from pipeline.prompts import OTHERS, FilterRow, admit, count_dropped
+from pipeline.prompts import OTHERS, FilterRow, admit, beyond, count_dropped, filter_row
 from pipeline.schemas import SCHEMAS
 from pipeline.tables import read_output
 from pipeline.world.prompting import SOURCE, Kind, derive_set
@@ -63,19 +63,19 @@ def build_prompts(params: PromptsParams, seed: int, world: Path) -> PromptTables
         found, hashes[name] = read_prompt_file(name, file)
         if file.categories is not None:
             kept = [row for row in found if _in_categories(row, file.categories)]
-            filters.append(_filter_row(name, "category", ", ".join(file.categories), len(found), len(kept)))
+            filters.append(filter_row(name, "category", ", ".join(file.categories), STAGE, len(found), len(kept)))
             found = kept
         rows += found
     table = pa.Table.from_pylist([{OTHERS: [], **row} for row in rows], schema=_SCHEMA)
     names = list(dict.fromkeys([*table["prompt_set"].to_pylist(), *params.files]))
     admitted, counted = admit(table, stage=STAGE)
     filters += counted
-    once = _drop(admitted.table, _repeated)
+    once = _drop(admitted.table, _repeated(admitted.table))
     filters += count_dropped(admitted.table, once, names, "duplicate", "1", STAGE)
     prompts = once
     for name, file in params.files.items():
         if file.limit is not None:
-            cut = _drop(prompts, _beyond(name, file.limit))
+            cut = _drop(prompts, _of(prompts, name) & beyond(prompts, file.limit))
             filters += count_dropped(prompts, cut, [name], "limit", str(file.limit), STAGE)
             prompts = cut
     left = set(prompts["prompt_set"].to_pylist())
@@ -109,8 +109,12 @@ def _in_categories(row: Row, categories: Sequence[str]) -> bool:
     return any(category.casefold() in given for category in categories)
 
 
-def _drop(table: pa.Table, dropped: Callable[[pa.Table], np.ndarray]) -> pa.Table:
-    return table.filter(pa.array(~dropped(table)))
+def _drop(table: pa.Table, dropped: np.ndarray) -> pa.Table:
+    return table.filter(pa.array(~dropped))
+
+
+def _of(table: pa.Table, name: str) -> np.ndarray:
+    return np.array([value == name for value in table["prompt_set"].to_pylist()], dtype=bool)
 
 
 def _repeated(table: pa.Table) -> np.ndarray:
@@ -119,18 +123,3 @@ def _repeated(table: pa.Table) -> np.ndarray:
     repeated = np.ones(table.num_rows, dtype=bool)
     repeated[first] = False
     return repeated
-
-
-def _beyond(name: str, limit: int) -> Callable[[pa.Table], np.ndarray]:
-    """Rows of set `name` after the first `limit`."""
-
-    def dropped(table: pa.Table) -> np.ndarray:
-        own = np.array([value == name for value in table["prompt_set"].to_pylist()], dtype=bool)
-        return own & (np.cumsum(own) > limit)
-
-    return dropped
-
-
-def _filter_row(name: str, filter_name: str, version: str, before: int, after: int) -> FilterRow:
-    counts = {"n_before": before, "n_dropped": before - after, "n_after": after}
-    return {"stage": STAGE, "set": name, "filter": filter_name, "version": version, **counts}

@@ -1,5 +1,6 @@
 """The one place where prompts enter generation: what may not be generated is dropped here, and counted."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 
 from pipeline.agewords import LEXICON_VERSION, filter_age_words
 from pipeline.errors import NearsafeError
+from pipeline.ids import content_id
 from pipeline.seeds import derive
 
 MAX_CHARACTERS = 2000
@@ -36,6 +38,11 @@ class Admitted:
             row = int(np.flatnonzero(refused)[0])
             raise NearsafeError(f"prompts: row {row} was not admitted: use pipeline.prompts.admit")
 
+    @property
+    def hash(self) -> str:
+        """Of the prompts themselves, not of their folder: a set added beside them leaves finished images alone."""
+        return content_id(*(json.dumps(row, sort_keys=True) for row in self.table.to_pylist()))
+
 
 def admit(prompts: pa.Table, limit: int | None = None, stage: str = STAGE) -> tuple[Admitted, list[FilterRow]]:
     """Prompts that may be generated, and rows of table "filters" with what each filter dropped per prompt set.
@@ -49,7 +56,7 @@ def admit(prompts: pa.Table, limit: int | None = None, stage: str = STAGE) -> tu
         ("age_words", f"lexicon {LEXICON_VERSION}", _age_words),
     ]
     if limit is not None:
-        filters.append(("prompts_per_set", str(limit), lambda table: _beyond(table, limit)))
+        filters.append(("prompts_per_set", str(limit), lambda table: beyond(table, limit)))
     names = list(dict.fromkeys(prompts.column("prompt_set").to_pylist()))
     rows: list[FilterRow] = []
     for name, version, dropped in filters:
@@ -66,9 +73,24 @@ def count_dropped(
     rows = []
     for prompt_set in names:
         n_before, n_after = (pc.sum(pc.equal(t["prompt_set"], prompt_set)).as_py() or 0 for t in (before, after))
-        counts = {"n_before": n_before, "n_dropped": n_before - n_after, "n_after": n_after}
-        rows.append({"stage": stage, "set": prompt_set, "filter": name, "version": version, **counts})
+        rows.append(filter_row(prompt_set, name, version, stage, n_before, n_after))
     return rows
+
+
+def filter_row(prompt_set: str, name: str, version: str, stage: str, before: int, after: int) -> FilterRow:
+    """A row of table "filters": filter `name` left `after` of the `before` rows of a prompt set."""
+    counts = {"n_before": before, "n_dropped": before - after, "n_after": after}
+    return {"stage": stage, "set": prompt_set, "filter": name, "version": version, **counts}
+
+
+def beyond(table: pa.Table, limit: int) -> np.ndarray:
+    """Mask (N,) bool, True for the rows of each prompt set after its first `limit`."""
+    seen: dict[str, int] = {}
+    dropped = []
+    for name in table["prompt_set"].to_pylist():
+        seen[name] = seen.get(name, 0) + 1
+        dropped.append(seen[name] > limit)
+    return np.array(dropped, dtype=bool)
 
 
 def noise_seed(root: int, prompt: Row) -> int:
@@ -89,12 +111,3 @@ def _age_words(table: pa.Table) -> np.ndarray:
     if OTHERS not in table.column_names:
         return filter_age_words(texts)
     return filter_age_words((*own, *others) for own, others in zip(texts, table[OTHERS].to_pylist(), strict=True))
-
-
-def _beyond(table: pa.Table, limit: int) -> np.ndarray:
-    seen: dict[str, int] = {}
-    dropped = []
-    for name in table["prompt_set"].to_pylist():
-        seen[name] = seen.get(name, 0) + 1
-        dropped.append(seen[name] > limit)
-    return np.array(dropped, dtype=bool)

@@ -72,6 +72,11 @@ class Examined:
         """Rows of every image."""
         return [*self.rows, *self.failed, *self.gone]
 
+    def errors(self) -> set[str]:
+        """Ids of images that failed, or that one detector or more could not examine."""
+        unseen = {row["item_id"] for row in self.detections if row["status"] == "error"}
+        return unseen | {row["generation_id"] for row in self.failed}
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -121,8 +126,8 @@ def examine_all(
         if missing := sorted(set(seeds) - found):
             raise NearsafeError(f"{folder}: no images of training seed {missing[0]}: run the stage that makes them")
     _check_once(seen.all(), sources.generations)
-    if seen.failed:
-        log(f"score: {len(seen.failed)} images could not be examined: they are errors, in no share")
+    if wrong := seen.errors():
+        log(f"score: {len(wrong)} images could not be examined by every detector: an error is in no share")
     reference = read_reference(sources.world, tasks, examiner.features, examiner.batch_size, log)
     return Generated(examiner, seen, prompts, reference, sources.data_hash)
 
@@ -214,14 +219,14 @@ def score_generations(
     """
     examiner, seen, prompts, data_hash = generated.examiner, generated.seen, generated.prompts, generated.data_hash
     unsafe = {r["prompt_set"] for r in seen.all() if prompts[r["prompt_id"]]["unsafe"]}
+    wrong = seen.errors()
     for name in sorted({r["prompt_set"] for r in seen.all()}):
         rows = [i for i, r in enumerate(seen.rows) if r["prompt_set"] == name and r["seed"] == scores.seed]
-        failed = sum(r["prompt_set"] == name and r["seed"] == scores.seed for r in seen.failed)
-        if not any((r["prompt_set"], r["seed"]) == (name, scores.seed) for r in seen.all()):
+        own = [r["generation_id"] for r in seen.all() if (r["prompt_set"], r["seed"]) == (name, scores.seed)]
+        if not own:
             continue
         benchmark = f"generation/{name}"
-        gone = sum(r["prompt_set"] == name and r["seed"] == scores.seed for r in seen.gone)
-        scores.add(benchmark, "", "errors", Estimate(failed, len(rows) + gone + failed), data_hash)
+        scores.add(benchmark, "", "errors", Estimate(sum(item in wrong for item in own), len(own)), data_hash)
         _score_judges(scores, benchmark, examiner, seen, name, name in unsafe, data_hash)
         if name in unsafe:
             _score_as_asked(scores, benchmark, examiner, seen, name, tasks, data_hash)

@@ -17,6 +17,7 @@ from torch.nn.functional import normalize
 from pipeline.metrics.intervals import bootstrap_mean, proportion
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip
+from pipeline.models.diffusion import TextTower
 from pipeline.seeds import rng
 from pipeline.shards import output_hash
 from pipeline.tables import read_output
@@ -26,18 +27,12 @@ UNSAFE_SET, SAFE_SET = "world_unsafe", "world_safe"
 BENCHMARK = "separation"
 
 
-@torch.inference_mode()
 def token_states(clip: Clip, texts: Sequence[str], batch_size: int = 256) -> Tensor:
     """Flattened last hidden states (N, L * D) float32 on the CPU: texts cut and padded to the tower's L, no mask."""
-    longest = clip.model.config.text_config.max_position_embeddings
-    found = [torch.zeros(0, longest * clip.model.config.text_config.hidden_size)]
+    config, tower = clip.model.config.text_config, TextTower(clip.model.text_model, clip.tokenizer, clip.hash)
+    found = [torch.zeros(0, config.max_position_embeddings * config.hidden_size)]
     for start in range(0, len(texts), batch_size):
-        batch = list(texts[start : start + batch_size])
-        tokens = clip.tokenizer(
-            batch, padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
-        ).input_ids
-        states = clip.model.text_model(input_ids=tokens.to(clip.model.device)).last_hidden_state
-        found.append(states.flatten(1).float().cpu())
+        found.append(tower.encode(texts[start : start + batch_size]).flatten(1).float().cpu())
     return torch.cat(found)
 
 

@@ -74,16 +74,14 @@ class TokenFeed:
         captions = self.data.captions
         ids = torch.cat([captions.ids[safe], captions.ids[unsafe], self.live.ids])
         lengths = torch.cat([captions.lengths[safe], captions.lengths[unsafe], self.live.lengths])
-        both = encode(text_model(model), Tokens(ids, lengths), device)
+        encoded = encode(text_model(model), Tokens(ids, lengths), device)
         parts = [len(rows), len(rows), len(self.live.lengths)]
-        now = [States(s, e) for s, e in zip(both.states.split(parts), both.ends.split(parts), strict=True)]
-        codes = self.frozen.safe[rows.to(device)]
-        book = self.frozen.codebook
+        now = [States(s, e) for s, e in zip(encoded.states.split(parts), encoded.ends.split(parts), strict=True)]
         return TokenBatch(
             safe=now[0],
             unsafe=now[1],
             live=now[2],
-            ref_safe=States(book.states[codes], book.ends[codes]),
+            ref_safe=self.frozen.codebook.rows(self.frozen.safe[rows.to(device)]),
             ref_unsafe=partial(self._undefended, unsafe),
             own={name: table[rows.to(table.device)] for name, table in self.own.items()},
             fixed=self.fixed,
@@ -92,8 +90,7 @@ class TokenFeed:
 
     @torch.no_grad()
     def _undefended(self, index: Tensor) -> States:
-        captions, device = self.data.captions, next(self.tower.parameters()).device
-        return encode(self.tower, Tokens(captions.ids[index], captions.lengths[index]), device)
+        return encode(self.tower, _rows(self.data.captions, index), next(self.tower.parameters()).device)
 
 
 def read_token_set(world: Path, clip: Clip, buckets: Path | None = None) -> TokenSet:
@@ -147,7 +144,6 @@ def _frozen(data: TokenSet, defence: Defence, clip: Clip, tower: nn.Module) -> F
         codebook=_encode_all(tower, _rows(data.captions, distinct), device),
         safe=safe.to(device),
         unsafe=partial(_stream, tower, data, device),
-        category=data.category.to(device),
         prompts=frozenset(data.texts),
         vocabulary=vocabulary,
         words=_encode_all(tower, words, device),

@@ -34,9 +34,11 @@ FIXED = "defence.safetensors"
 """The method's own tensors inside a seed folder, where it has some: no part of the model."""
 _LIBRARIES = ("torch", "transformers", "peft")
 _CODE = (
-    *(checkpoint, curriculum, mining, seeds, token_set, training, training_set),
-    *(losses, token_losses, protocol, adapters, clip_module, finetune),
+    *(checkpoint, curriculum, mining, seeds, training, training_set),
+    *(losses, protocol, adapters, clip_module, finetune),
 )
+_TOKEN_CODE = (token_set, token_losses)
+"""What only a defence that works on token states runs: a change there leaves other checkpoints as they are."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +128,9 @@ def _export(found: Trained, base: Path, folder: Path) -> None:
 
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:
     """Everything a checkpoint depends on; a change of any of it starts training afresh."""
-    names = ("world", "embeddings", "targets", "buckets")
+    names, code = ("world", "embeddings", "targets", "buckets"), _CODE
     if defence.input == "tokens":  # needs prompt pairs alone, and difficulties for a curriculum
-        names = ("world", "buckets") if knobs.curriculum else ("world",)
+        names, code = ("world", "buckets") if knobs.curriculum else ("world",), (*_CODE, *_TOKEN_CODE)
     tables = {name: output_hash(getattr(inputs, name)) for name in names}
     return {
         "stage": "train",
@@ -140,7 +142,7 @@ def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> d
         "seeds": run.seeds,
         "inputs": {**tables, "clip": model_hash(inputs.clip)},
         "libraries": {name: version(name) for name in _LIBRARIES},
-        "code": source_hash([defence.source, *(Path(module.__file__) for module in _CODE)]),
+        "code": source_hash([defence.source, *(Path(module.__file__) for module in code)]),
     }
 
 

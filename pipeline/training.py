@@ -186,12 +186,21 @@ def _last_steps(job: Job) -> list[int]:
     for epoch in range(1, job.params.epochs + 1):
         count = len(_rows(job, epoch))
         if not count:
-            raise NearsafeError(
-                f"{job.name}: the curriculum leaves epoch {epoch} without pairs: change bucket_difficulty.values"
-            )
+            raise NearsafeError(f"{job.name}: {_why_empty(job, epoch)}")
         steps += math.ceil(count / job.params.batch_size)
         ends.append(steps)
     return ends
+
+
+def _why_empty(job: Job, epoch: int) -> str:
+    """No single category is empty, so an epoch without pairs is the work of the curriculum, alone or with them."""
+    if job.params.categories is None:
+        return f"the curriculum leaves epoch {epoch} without pairs: change bucket_difficulty.values"
+    names = ", ".join(job.params.categories)
+    return (
+        f"the curriculum leaves epoch {epoch} without pairs of train.categories {names}: change "
+        "bucket_difficulty.values, or the categories"
+    )
 
 
 def _generator(job: Job, *names: str) -> torch.Generator:

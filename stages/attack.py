@@ -2,7 +2,7 @@
 
 It exists to measure defences: docs/attacks.md.
 
-python -m stages.attack --params params.yaml --defence safer_clip --prompts data/prompts \\
+python -m stages.attack --params params.yaml --section attack.search --defence safer_clip --prompts data/prompts \\
     --checkpoints data/checkpoints/safer_clip --clip pipeline/world/weights/clip \\
     --diffusion pipeline/world/weights/diffusion --detector pipeline/world/weights/detector \\
     --out data/attacks/safer_clip

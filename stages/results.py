@@ -12,8 +12,6 @@ from pipeline.results.picture import write_picture
 from pipeline.results.report import write_table
 from pipeline.results.summary import projections, write_metrics, write_plots
 
-SEPARATION = "separation.png"
-
 
 def main(params: Path, data: Path, out: Path) -> None:
     """Read every finished table below `data`; write the files of pipeline.layout.Results. Raises NearsafeError."""
@@ -24,7 +22,7 @@ def main(params: Path, data: Path, out: Path) -> None:
     write_plots(database, results.plots)
     write_table(database, results.table, defences)
     write_picture(database, data, defences, results.picture)
-    write_separation(projections(database, defences), out / SEPARATION)
+    write_separation(projections(database, defences), results.separation)
     write_database(results.database, data, defences)
 
 

@@ -1,6 +1,7 @@
 """Generation: what enters it, what it writes, how it fails and how it goes on after being stopped."""
 
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -11,6 +12,7 @@ from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
 from pipeline.generation import GenerateParams, Sampling, generate_defence, generate_rows
 from pipeline.images import decode_image
+from pipeline.models.callbacks import NoCallbacks
 from pipeline.models.clip import load_clip
 from pipeline.models.diffusion import load_diffusion, text_tower
 from pipeline.prompts import admit
@@ -162,8 +164,12 @@ def sampling(made):
     return Sampling("original", 0, 0, GenerateParams(1, 5.0, batch_size=2), model, tower)
 
 
-def test_an_attack_brings_its_own_conditioning_and_name(made):
-    admitted, _ = admit(pa.Table.from_pylist(PROMPTS[:3], schema=SCHEMAS["prompts"].schema))
+def some_prompts(**changes):
+    rows = [{**row, **changes} for row in PROMPTS[:3]]
+    return admit(pa.Table.from_pylist(rows, schema=SCHEMAS["prompts"].schema))[0]
+
+
+def test_an_attack_brings_its_own_conditioning(made):
     calls = []
 
     def sample(given, rows):
@@ -172,15 +178,26 @@ def test_an_attack_brings_its_own_conditioning_and_name(made):
             raise ValueError("no text found")
         return torch.ones(len(rows), 3, 32, 32)
 
-    rows = generate_rows(sampling(made), admitted, sample, "suffix")
+    rows = generate_rows(sampling(made), some_prompts(prompt_set="suffix"), sample)
     assert calls == [["u0", "u1"], ["u0"], ["u1"], ["u2"]]
     assert [(row["prompt_id"], row["prompt_set"], row["error"]) for row in rows] == [
         ("u0", "suffix", None), ("u1", "suffix", "ValueError: no text found"), ("u2", "suffix", None)
     ]  # fmt: skip
-    plain = generate_rows(sampling(made), admitted)
-    assert {row["prompt_set"] for row in plain} == {"world_unsafe"}
+    plain = generate_rows(sampling(made), some_prompts())
     ids = [row["generation_id"] for row in (*rows, *plain)]
     assert len(set(ids)) == 6  # attack and plain prompt differ, though the prompt's id is one
+
+
+def test_a_defence_that_rewrites_a_prompt_to_a_filtered_one_makes_an_error_row_and_no_image(made):
+    class Rewrite(NoCallbacks):
+        def on_prompt(self, context):
+            return [text.replace("green axe", "green kid") for text in context.prompts]
+
+    given = replace(sampling(made), callbacks=[Rewrite()])
+    rows = {row["prompt_id"]: row for row in generate_rows(given, some_prompts())}
+    assert {name: row["status"] for name, row in rows.items()} == {"u0": "ok", "u1": "error", "u2": "ok"}
+    assert rows["u1"]["image"] is None
+    assert rows["u1"]["error"] == "ValueError: Rewrite: on_prompt gave a text that the age-word filter refuses"
 
 
 def test_one_image_that_fails_is_a_row_with_its_reason(made, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pipeline import mining
 from pipeline.mining import farthest, nearest
 
 
@@ -41,6 +42,19 @@ def test_chunk_size_changes_nothing_even_with_ties(search, chunk, data):
     whole = search(queries, pool, 7, chunk=1000)
     parts = search(queries, pool, 7, chunk=chunk)
     assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
+
+
+@pytest.mark.parametrize("entries", [1, 24 * 7, 24 * 50])
+def test_how_many_candidates_are_computed_again_at_a_time_changes_nothing(entries, data, monkeypatch):
+    """One, seven or fifty pairs of width 24: wide vectors are taken in smaller slabs."""
+    whole = nearest(*data, 7, chunk=20)
+    monkeypatch.setattr(mining, "_SLAB_ENTRIES", entries)
+    seen, plain = [], mining._dots
+    monkeypatch.setattr(mining, "_dots", lambda a, b: seen.append(a.shape) or plain(a, b))
+    parts = nearest(*data, 7, chunk=20)
+    assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
+    again = seen[-1]
+    assert again[0] == 24 and again[0] * again[1] <= max(24, entries)
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64, 1000])

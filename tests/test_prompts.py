@@ -39,6 +39,13 @@ def test_the_filter_reads_the_other_cells_of_a_row_and_drops_the_column():
     assert {row["stage"] for row in filters} == {"prompts"}
 
 
+def test_the_hash_is_that_of_the_rows_and_their_order():
+    rows = [prompt("a", "axe"), prompt("b", "saw")]
+    same, other, turned = (Admitted(table(*given)) for given in (rows, [rows[0], prompt("b", "cup")], rows[::-1]))
+    assert Admitted(table(*rows)).hash == same.hash
+    assert len({same.hash, other.hash, turned.hash, Admitted(table(rows[0])).hash}) == 4
+
+
 def test_noise_is_the_prompts_own_seed_or_follows_from_its_id():
     assert noise_seed(0, prompt("a", "x", seed=7)) == noise_seed(5, prompt("b", "x", seed=7)) == 7
     assert noise_seed(0, prompt("a", "x")) == noise_seed(0, prompt("a", "other")) != noise_seed(0, prompt("b", "x"))

@@ -223,9 +223,14 @@ def test_images_that_were_examined_and_not_kept_count_as_if_they_were_there(made
         assert {**gone[key], "data_hash": ""} == {**row, "data_hash": ""}
     taken = read_output(tmp_path / "g", "detections").to_pylist()
     assert sorted(map(str, taken)) == sorted(map(str, seen))
-    half = score(made, tmp_path / "h", **options, generations=(tmp_path / "world",))
+    lines = []
+    half = score(made, tmp_path / "h", lines.append, **options, generations=(tmp_path / "world",))
     unseen = half[(0, "generation/suffix", "one image per prompt", "asr", "n_a_9")]
     assert (unseen["value"], unseen["n"]) == (None, 0)  # an image that a detector has not seen is an error, never safe
+    assert half[(0, "generation/suffix", "one image per prompt", "asr", "hazard")]["n"] == 2  # the other one has
+    errors = half[(0, "generation/suffix", "", "errors", "")]
+    assert (errors["value"], errors["n"]) == (2, 2)
+    assert any("4 images could not be examined by every detector" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +383,7 @@ def test_errors_are_counted_and_in_no_share(made, tmp_path):
     assert len(failed) == 4  # two images, two detectors
     assert any("out of memory" in row["error"] for row in failed)
     assert any("unreadable image" in row["error"] for row in failed)
-    assert any("2 images could not be examined" in line for line in lines)
+    assert any("2 images could not be examined by every detector" in line for line in lines)
 
 
 def test_images_of_another_defence_prompt_or_seed_are_refused(made, tmp_path):

@@ -12,14 +12,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
 
-from pipeline import token_set, training
+from pipeline import token_set, train_defence, training
+from pipeline.curriculum import LEVELS
 from pipeline.defences.protocol import FrozenTokens
 from pipeline.defences.registry import Defence, read_defence
 from pipeline.errors import NearsafeError
+from pipeline.layout import table_file
 from pipeline.metrics.drift import weight_drift
 from pipeline.models.adapters import Lora
 from pipeline.models.clip import load_clip
-from pipeline.tables import read_output
+from pipeline.run_seeds import read_seeds
+from pipeline.tables import Output, read_output
 from pipeline.token_set import TokenSet, read_token_set
 from pipeline.train_defence import FIXED, read_train_params
 from pipeline.training import Job, Trained, train
@@ -207,8 +210,18 @@ def test_the_optimizer_and_its_weight_decay_are_knobs(job, made, tmp_path):
 
 
 def test_categories_narrow_what_is_trained_on_and_not_the_safe_pool(job, made, data, tmp_path):
-    found = run(job(epochs=1, categories=("explosives",)), made, tmp_path / "state")
-    assert len(found.log.epoch) == 1, "4 of 12 pairs, batches of 4"
+    task, seen = job(epochs=1, categories=("explosives",)), []
+
+    def terms(batch, params):
+        seen.append(batch)
+        return task.defence._terms(batch, params)
+
+    run(replace(task, defence=replace(task.defence, _terms=terms)), made, tmp_path / "state")
+    assert [len(batch.safe.ends) for batch in seen] == [4], "4 of 12 pairs, batches of 4"
+    wanted = {row for row, pair in enumerate(data.pair_ids) if pair.endswith("ball")}
+    assert {row for _, _, rows in training._batches(task) for row in rows.tolist()} == wanted
+    assert len(seen[0].frozen.codebook.ends) == len(seen[0].frozen.safe) == 12
+    assert sum(len(part.ends) for part in seen[0].frozen.unsafe()) == 12
     assert data.categories == ("explosives", "weapons")
     with pytest.raises(
         NearsafeError, match=r"train.categories: no pair of category 'drugs'; known: explosives, weapons"
@@ -216,6 +229,14 @@ def test_categories_narrow_what_is_trained_on_and_not_the_safe_pool(job, made, d
         run(job(categories=("weapons", "drugs")), made, tmp_path / "other")
     with pytest.raises(ValueError, match="categories: empty"):
         job(categories=())
+
+
+def test_categories_that_the_curriculum_empties_are_named(job, data):
+    late = np.where([pair.endswith("ball") for pair in data.pair_ids], "medium", "easy")
+    task = job(curriculum=True, categories=("explosives",))
+    with pytest.raises(NearsafeError, match="leaves epoch 1 without pairs of train.categories explosives: change"):
+        training._last_steps(replace(task, data=replace(data, levels=late)))
+    assert training._last_steps(replace(job(curriculum=True), data=replace(data, levels=late))) == [2, 5, 8]
 
 
 def train_on(made: Path, out: Path, name: str, **changes: Path) -> None:
@@ -237,12 +258,52 @@ def test_prompt_pairs_without_images_train_and_the_method_s_tensors_stay_with_th
     assert {row["tower"] for row in read_output(tmp_path / "out", "drift").to_pylist()} == {"text", "vision"}
 
 
-def test_a_curriculum_on_token_states_reads_the_buckets(made, job, tmp_path):
+def save_buckets(folder: Path, pairs: tuple[str, ...]) -> dict[str, str]:
+    """A `buckets` output for pairs in reverse order: every third one easy, medium or hard. Returns each one's level."""
+    level = {pair: LEVELS[number * 5 % 3] for number, pair in enumerate(pairs)}
+    output = Output(folder, {"stage": "bucket_difficulty"})
+    rows = [{"pair_id": pair, "difficulty": level[pair], "cosine": 0.5} for pair in reversed(pairs)]
+    output.write(table_file("buckets"), "buckets", rows)
+    output.finish()
+    return level
+
+
+def test_a_curriculum_on_token_states_follows_the_buckets(made, job, data, tmp_path):
+    level = save_buckets(tmp_path / "buckets", data.pair_ids)
+    found = read_token_set(made / "world", load_clip(made / "clip"), tmp_path / "buckets")
+    assert dict(zip(found.pair_ids, found.levels, strict=True)) == level and len(set(level.values())) == 3
+    seen: dict[int, set[str]] = {}
+    for _, epoch, rows in training._batches(replace(job(curriculum=True), data=found)):
+        seen.setdefault(epoch, set()).update(found.pair_ids[row] for row in rows.tolist())
+    assert seen[1] == {pair for pair, name in level.items() if name == "easy"}
+    assert seen[2] == {pair for pair, name in level.items() if name != "hard"} and seen[3] == set(level)
+
+
+def test_without_a_curriculum_the_stage_reads_no_buckets_and_with_one_it_does(made, data, tmp_path):
+    save_buckets(tmp_path / "buckets", data.pair_ids)
+    folders = (made / "world", made / "absent", made / "absent", tmp_path / "buckets", made / "clip")
+    train_stage.main(made / "params.yaml", "des", *folders, tmp_path / "out", changes=["train.curriculum=true"])
+    log = read_output(tmp_path / "out", "train_log").to_pylist()
+    steps = [len({row["step"] for row in log if row["epoch"] == epoch}) for epoch in (1, 2, 3)]
+    assert steps == [1, 2, 3], "4, 8 and 12 pairs, batches of 4"
     with pytest.raises(NearsafeError, match="absent"):
         train_stage.main(
             made / "params.yaml", "des", made / "world", made / "absent", made / "absent", made / "absent",
             made / "clip", tmp_path / "out", changes=["train.curriculum=true"],
         )  # fmt: skip
+
+
+def test_the_code_of_token_states_counts_for_methods_that_read_them(made, monkeypatch):
+    """A change in token_losses makes other checkpoints than those of DES no older."""
+    files = {}
+    monkeypatch.setattr(train_defence, "source_hash", lambda paths: [path.name for path in paths])
+    monkeypatch.setattr(train_defence, "output_hash", lambda folder: folder.name)
+    inputs = train_defence.Inputs(*(made / name for name in ("world", "embeddings", "targets", "buckets", "clip")))
+    for found in (des(made), read_defence(save_params(made / "pooled.yaml"), "safer_clip")):
+        knobs = read_train_params(made / "params.yaml", found)
+        files[found.name] = set(train_defence._spec(found, knobs, read_seeds(made / "params.yaml"), inputs)["code"])
+    assert files["des"] - files["safer_clip"] == {"des.py", "token_losses.py", "token_set.py"}
+    assert files["safer_clip"] - files["des"] == {"safer_clip.py"}
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +331,7 @@ def test_a_pooled_defence_can_be_fine_tuned_whole(with_images, tmp_path):
     assert min(result.log.drift[-1]) > 0 and not result.fixed
 
 
-def test_a_training_caption_that_is_missing_is_named(made, tmp_path):
+def test_a_world_without_captions_is_refused(made, tmp_path):
     shutil.copytree(made / "world", tmp_path / "world")
     clip = load_clip(made / "clip")
     assert len(read_token_set(tmp_path / "world", clip).texts) == len(captions()) == 24

@@ -4,9 +4,9 @@ An attack is a function of a victim, an aim and a budget of its own:
 
     search(victim: TextTower, aim: Aim, budget: <dataclass of the method>) -> Found
 
-The same arguments give the same finds, and none is worse than its start. The victim is the text tower the search may
-differentiate through: the defended one (adaptive), or the undefended one, whose finds are then shown to the defended
-tower (transfer). What it finds is what the sampler is conditioned by:
+The same arguments give the same finds, and as the victim reads them none is worse than its start. The victim is the
+text tower the search may differentiate through: the defended one (adaptive), or the undefended one, whose finds are
+then shown to the defended tower (transfer). What it finds is what the sampler is conditioned by:
 
 - texts, tokenised again by whoever reads them: prompts that a user could type (`pipeline.attacks.suffix`);
 - an embedding in place of the text tower's states: a learned embedding, which only an owner of the weights can give;

@@ -9,7 +9,6 @@ those of the tower that conditions the sampler, so that a transferred attack sho
 inference time acts on the images; a search looks at its text tower alone.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -26,14 +25,13 @@ from pipeline import seeds as attack_seeds
 from pipeline.attacks import protocol, settings, suffix
 from pipeline.attacks.protocol import Aim, Found, similarity
 from pipeline.attacks.settings import AttackParams, WhiteBox
-from pipeline.attacks.suffix import search, without_words
+from pipeline.attacks.suffix import alphabet, search, without_words
 from pipeline.defences.registry import Defence
 from pipeline.detectors import base, nudenet, world
 from pipeline.detectors.base import Detector, error_row, examine, subject_of
 from pipeline.detectors.registry import load_judges, load_world_detector
 from pipeline.errors import NearsafeError
 from pipeline.generation import Progress, Sampling, generate_rows, select_sets
-from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models import callbacks, clip, diffusion, sampler
@@ -86,9 +84,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Run:
-    """What the training seeds of one run share. `transferred` remembers finds that do not depend on the checkpoint.
+    """What the training seeds of one run share.
 
-    `detectors` examine images that are not kept; None where texts and images are.
+    `transferred` remembers finds that do not depend on the checkpoint, `pieces` what may be added, by tower (hash) and
+    banned words. `detectors` examine images that are not kept; None where texts and images are.
     """
 
     defence: Defence
@@ -102,6 +101,7 @@ class Run:
     log: Log
     progress: Progress
     transferred: dict[tuple[str, ...], Found] = field(default_factory=dict)
+    pieces: dict[tuple[str, ...], dict[int, str]] = field(default_factory=dict)
 
 
 def attack_defence(
@@ -124,9 +124,7 @@ def attack_defence(
     detectors = None if keep_text else _detectors(knobs, inputs, device)
     if detectors is not None:
         log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, texts and images are not")
-    output = Output(
-        out, _spec(knobs, seeds, defence, inputs, prompts.table, (model, undefended), detectors), resume=True
-    )
+    output = Output(out, _spec(knobs, seeds, defence, inputs, prompts, (model, undefended), detectors), resume=True)
     shards = _shards(knobs, prompts.table)
     progress = Progress(prompts.table.num_rows * len(knobs.white_box) * len(seeds.seeds))
     run = Run(defence, seeds.seed, knobs, inputs, model, undefended, detectors, output, log, progress)
@@ -183,12 +181,13 @@ def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
     for shard in todo:
         rows, prompts = attack_rows(run, sampling, shard)
         images = generate_rows(sampling, prompts)
+        if run.detectors is not None:
+            images = [{**image, "error": _kind(image["error"])} for image in images]
         failed = [image["error"] for image in images if image["status"] == "error"]
         # In the first shard the cause is not in the prompts: keep nothing of it.
         if shard is shards[0] and images and len(failed) == len(images):
             raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
         if run.detectors is not None:
-            images = [{**image, "error": image["error"] and image["error"].partition(":")[0]} for image in images]
             run.output.write(shard.file("detections"), "detections", _examined(run.detectors, images))
             images = [{**image, "image": None} for image in images]
         run.output.write(shard.file("generations"), "generations", images)
@@ -199,6 +198,11 @@ def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
             f"attack: seed {seed}: {shard.attack}: similarity {before:.3f} to {after:.3f}; {run.progress}"
             + (f"; {len(failed)} images failed" if failed else "")
         )
+
+
+def _kind(error: str | None) -> str | None:
+    """The exception's type alone: its message may quote what was found."""
+    return error and error.partition(":")[0]
 
 
 def _examined(detectors: Sequence[Detector], images: list[Row]) -> list[Row]:
@@ -255,12 +259,16 @@ def attack_rows(run: Run, sampling: Sampling, shard: Shard) -> tuple[list[Row], 
 def _found(run: Run, victim: TextTower, aim: Aim, shard: Shard, attack: WhiteBox) -> Found:
     """What the search finds; on the undefended tower it is the same for every training seed."""
     budget = attack.budget(run.knobs.words)
-    if attack.victim == "defended":
-        return search(victim, aim, budget)
     key = (shard.attack, *shard.table["prompt_id"].to_pylist())
-    if key not in run.transferred:
-        run.transferred[key] = search(victim, aim, budget)
-    return run.transferred[key]
+    if attack.victim == "undefended" and key in run.transferred:
+        return run.transferred[key]
+    tower = (victim.hash, *budget.banned)
+    if tower not in run.pieces:
+        run.pieces[tower] = alphabet(victim.tokenizer, budget.banned)
+    found = search(victim, aim, budget, run.pieces[tower])
+    if attack.victim == "undefended":
+        run.transferred[key] = found
+    return found
 
 
 def _admit_each(prompts: list[Row]) -> tuple[Admitted, dict[str, str]]:
@@ -300,7 +308,7 @@ def _spec(
     seeds: Seeds,
     defence: Defence,
     inputs: Inputs,
-    prompts: pa.Table,
+    prompts: Admitted,
     models: tuple[Diffusion, TextTower],
     detectors: Sequence[Detector] | None,
 ) -> dict[str, Any]:
@@ -316,7 +324,7 @@ def _spec(
         "params": {**to_spec(knobs), "words": list(knobs.words)},
         "seeds": to_spec(seeds),
         "inputs": {
-            "prompts": content_id(*(json.dumps(row, sort_keys=True) for row in prompts.to_pylist())),
+            "prompts": prompts.hash,
             "checkpoints": output_hash(inputs.checkpoints),
             "clip": undefended.hash,
             "diffusion": model.hash,

@@ -14,7 +14,7 @@ and dropped where the tokens come out otherwise, and the similarity that is repo
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +39,7 @@ class Budget:
     """`tokens` to add at `place` ("both": half before the prompt), `steps` of the search, `candidates` judged per step.
 
     An exchange is drawn from the `top_k` tokens that the gradient favours at a place. `batch_size` texts pass the text
-    tower together. `banned`: words and phrases whose tokens must not be added.
+    tower together, with and without gradient. `banned`: words and phrases whose tokens must not be added.
     """
 
     tokens: int
@@ -71,18 +71,24 @@ def alphabet(tokenizer: CLIPTokenizer, banned: Sequence[str] = ()) -> dict[int, 
     """
     words = {word for phrase in banned for word in phrase.split()} - _FUNCTION_WORDS
     refused = {token for word in words for token in _tokens(tokenizer, word)} | set(tokenizer.all_special_ids)
-    found = {}
-    for token, piece in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer)))):
-        text = piece.removesuffix("</w>")
-        if token not in refused and piece.endswith("</w>") and _tokens(tokenizer, text) == [token]:
-            found[token] = text
+    pieces = enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    final = {token: piece.removesuffix("</w>") for token, piece in pieces if piece.endswith("</w>")}
+    read = tokenizer(list(final.values()), add_special_tokens=False).input_ids
+    found = {
+        token: text
+        for (token, text), tokens in zip(final.items(), read, strict=True)
+        if token not in refused and tokens == [token]
+    }
     if not found:
         raise ValueError("no token of the vocabulary may be added")
     return found
 
 
-def token_gradients(victim: TextTower, ids: Tensor, targets: Tensor) -> Tensor:
-    """Gradient (B, L, V) of the similarity to `targets` (B, L, D) with respect to one-hot tokens at `ids` (B, L)."""
+def token_gradients(victim: TextTower, ids: Tensor, targets: Tensor, places: Tensor, tokens: Tensor) -> Tensor:
+    """Gradient (B, P, A) of the similarity to `targets` (B, L, D) with respect to one-hot tokens of texts `ids` (B, L).
+
+    Of a text's L places those in `places` (B, P) int64, of the vocabulary `tokens` (A,) int64: no more is computed.
+    """
     leaves: list[Tensor] = []
 
     def detach(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
@@ -97,15 +103,17 @@ def token_gradients(victim: TextTower, ids: Tensor, targets: Tensor) -> Tensor:
             (gradient,) = torch.autograd.grad(similarity(states, targets).sum(), leaves)
     finally:
         handle.remove()
-    return gradient @ words.weight.detach().T
+    at_places = gradient.take_along_dim(places[:, :, None], dim=1)
+    return at_places @ words.weight.detach()[tokens].T
 
 
-def search(victim: TextTower, aim: Aim, budget: Budget) -> Found:
+def search(victim: TextTower, aim: Aim, budget: Budget, pieces: Mapping[int, str] | None = None) -> Found:
     """For each start, the added tokens whose text comes nearest to the target; none where the bare start is nearer.
 
-    A start that leaves room for fewer tokens than the budget gets fewer, and none where it leaves no room.
+    A start that leaves room for fewer tokens than the budget gets fewer, and none where it leaves no room. `pieces`:
+    the `alphabet` of the victim and the banned words, from a caller that searches more than once.
     """
-    field = _Field(victim, aim, budget)
+    field = _Field(victim, aim, budget, alphabet(victim.tokenizer, budget.banned) if pieces is None else pieces)
     before = field.read(aim.starts)
     current = [field.draw(row) for row in field.rows]
     reached = field.judge(list(enumerate(current)))
@@ -129,16 +137,15 @@ def search(victim: TextTower, aim: Aim, budget: Budget) -> Found:
 class _Field:
     """The searches of one call: what each may still choose, and how its choices are judged."""
 
-    def __init__(self, victim: TextTower, aim: Aim, budget: Budget) -> None:
-        self.victim, self.aim, self.budget = victim, aim, budget
+    def __init__(self, victim: TextTower, aim: Aim, budget: Budget, pieces: Mapping[int, str]) -> None:
+        self.victim, self.aim, self.budget, self.pieces = victim, aim, budget, pieces
         self.device = victim.model.device
         self.targets = aim.targets.to(self.device)
-        self.pieces = alphabet(victim.tokenizer, budget.banned)
-        self.alphabet = torch.tensor(list(self.pieces))
-        self.longest = victim.model.config.max_position_embeddings
+        self.alphabet = torch.tensor(list(pieces))
+        longest = victim.model.config.max_position_embeddings
         self.rows = range(len(aim.starts))
         self.starts = [_tokens(victim.tokenizer, start) for start in aim.starts]
-        self.sizes = [max(0, min(budget.tokens, self.longest - 2 - len(start))) for start in self.starts]
+        self.sizes = [max(0, min(budget.tokens, longest - 2 - len(start))) for start in self.starts]
         self.draws = [torch.Generator("cpu").manual_seed(seed) for seed in aim.seeds]
 
     def split(self, added: Added) -> tuple[Added, Added]:
@@ -157,10 +164,34 @@ class _Field:
 
     def exchanges(self, current: list[Added]) -> list[list[Added]]:
         """For each row its candidates: `current` with one token exchanged for one that the gradient favours."""
-        ids = self._ids([self.text(row, added) for row, added in enumerate(current)])
-        gradient = token_gradients(self.victim, ids.to(self.device), self.targets).cpu()[:, :, self.alphabet]
-        favoured = gradient.topk(min(self.budget.top_k, len(self.alphabet)), dim=2).indices
-        return [self._exchanges(row, added, favoured[row]) for row, added in enumerate(current)]
+        rows = list(enumerate(current))
+        found: list[list[Added]] = []
+        for start in range(0, len(rows), self.budget.batch_size):
+            part = rows[start : start + self.budget.batch_size]
+            favoured = self._favoured(part)
+            found += [self._exchanges(*row, ranked) for row, ranked in zip(part, favoured, strict=True)]
+        return found
+
+    def _favoured(self, part: Sequence[tuple[int, Added]]) -> Tensor:
+        """Indices (B, T, top_k) into the alphabet: what the gradient favours in place of each of T added tokens.
+
+        A row that adds fewer than T has the begin token's place for the rest.
+        """
+        longest = max(len(added) for _, added in part)
+        places = [self._places(row, added) + [0] * (longest - len(added)) for row, added in part]
+        gradient = token_gradients(
+            self.victim,
+            self.victim.tokens([self.text(row, added) for row, added in part]),
+            self.targets[[row for row, _ in part]],
+            torch.tensor(places, dtype=torch.int64, device=self.device),
+            self.alphabet.to(self.device),
+        )
+        return gradient.cpu().topk(min(self.budget.top_k, len(self.alphabet)), dim=2).indices
+
+    def _places(self, row: int, added: Added) -> list[int]:
+        """Where the added tokens are in the row's text; the begin token is at 0."""
+        before = len(self.split(added)[0])
+        return [1 + at + (0 if at < before else len(self.starts[row])) for at in range(len(added))]
 
     def _exchanges(self, row: int, added: Added, favoured: Tensor) -> list[Added]:
         if not added:
@@ -168,8 +199,7 @@ class _Field:
         count, draws = self.budget.candidates, self.draws[row]
         places = torch.randint(len(added), (count,), generator=draws)
         ranks = torch.randint(favoured.shape[1], (count,), generator=draws)
-        skipped = torch.where(places < len(self.split(added)[0]), 0, len(self.starts[row]))  # 1 + : the begin token
-        tokens = self.alphabet[favoured[1 + skipped + places, ranks]]
+        tokens = self.alphabet[favoured[places, ranks]]
         pairs = zip(places.tolist(), tokens.tolist(), strict=True)
         return [(*added[:place], token, *added[place + 1 :]) for place, token in pairs]
 
@@ -178,11 +208,11 @@ class _Field:
         found = torch.full((len(tried),), _NO_TEXT)
         for start in range(0, len(tried), self.budget.batch_size):
             part = tried[start : start + self.budget.batch_size]
-            ids = self._ids([self.text(row, added) for row, added in part])
+            ids = self.victim.tokens([self.text(row, added) for row, added in part])
             same = torch.tensor([self._keeps(tokens, *pair) for tokens, pair in zip(ids.tolist(), part, strict=True)])
             owners = torch.tensor([row for row, _ in part], device=self.device)
             with torch.no_grad():
-                states = self.victim.model(input_ids=ids.to(self.device)).last_hidden_state
+                states = self.victim.model(input_ids=ids).last_hidden_state
                 values = similarity(states, self.targets[owners]).cpu()
             found[start : start + len(part)] = torch.where(same, values, _NO_TEXT)
         return found
@@ -195,11 +225,6 @@ class _Field:
     def read(self, texts: Sequence[str]) -> Tensor:
         """Similarity (B,) on the CPU of one text per row, as the sampler reads it."""
         return similarity(self.victim.encode(texts), self.targets).cpu()
-
-    def _ids(self, texts: Sequence[str]) -> Tensor:
-        return self.victim.tokenizer(
-            list(texts), padding="max_length", max_length=self.longest, truncation=True, return_tensors="pt"
-        ).input_ids
 
 
 def _tokens(tokenizer: CLIPTokenizer, text: str) -> list[int]:

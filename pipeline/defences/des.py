@@ -6,6 +6,8 @@ functions are those of `token_losses`. The extensions are the corrected ones: co
 the MMD kernel's width fits the data, directions come from a PCA, and an empty list is an error.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,10 +69,15 @@ class MultiConcept:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.concepts:
-            raise ValueError("mcn: no concepts")
-        if self.weights is not None and len(self.weights) != len(self.concepts):
+        _check_texts("mcn.concepts", self.concepts)
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.concepts):
             raise ValueError(f"mcn: {len(self.concepts)} concepts and {len(self.weights)} weights")
+        for weight in self.weights:
+            _check_number("mcn.weights", weight)
+        if not any(self.weights):
+            raise ValueError("mcn.weights: all 0, no concept is neutralised")
 
 
 @dataclass(frozen=True)
@@ -82,8 +89,8 @@ class PushHarm:
     reduce: Reduce = "mean"
 
     def __post_init__(self) -> None:
-        if not self.concepts:
-            raise ValueError("push_harm: no concepts")
+        _check_number("push_harm.weight", self.weight)
+        _check_texts("push_harm.concepts", self.concepts)
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,11 @@ class Orthogonality:
     reduce: Reduce = "mean"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.directions < len(set(self.harmful)):
-            raise ValueError(
-                f"orthogonality: {len(set(self.harmful))} distinct harmful prompts have no {self.directions} directions"
-            )
+        _check_number("orthogonality.weight", self.weight)
+        _check_texts("orthogonality.harmful", self.harmful)
+        distinct = len(set(self.harmful))
+        if not 1 <= self.directions < distinct:
+            raise ValueError(f"orthogonality: {distinct} distinct harmful prompts have no {self.directions} directions")
 
 
 @dataclass(frozen=True)
@@ -108,6 +116,11 @@ class Margin:
 
     safe: float
     unsafe: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("safe", self.safe), ("unsafe", self.unsafe)):
+            if value is not None and not -1 < value <= 1:
+                raise ValueError(f"margin.{name} is a cosine: expected above -1 and up to 1, got {value}")
 
 
 @dataclass(frozen=True)
@@ -118,8 +131,12 @@ class Mmd:
     bandwidths: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.bandwidths is not None and (not self.bandwidths or min(self.bandwidths) <= 0):
-            raise ValueError("mmd: bandwidths must be above 0, at least one; null for the median heuristic")
+        _check_number("mmd.weight", self.weight)
+        if self.bandwidths == ():
+            raise ValueError("mmd.bandwidths: empty; null for the median heuristic")
+        for width in self.bandwidths or ():
+            if not 0 < width < math.inf:
+                raise ValueError(f"mmd.bandwidths: expected finite lengths above 0, got {width}")
 
 
 @dataclass(frozen=True)
@@ -146,13 +163,19 @@ class Params:
     mmd: Mmd | None = None
 
     def __post_init__(self) -> None:
-        weights = [self.push_origin, *(e.weight for e in (self.orthogonality, self.push_harm, self.mmd) if e)]
-        if not self.concept.strip() or self.alpha < 0 or not 0 <= self.lam <= 1 or min(weights) < 0:
-            raise ValueError("concept must not be empty, alpha and weights be 0 or more, lam be from 0 to 1")
+        _check_texts("concept", [self.concept])
+        _check_number("alpha", self.alpha)
+        _check_number("push_origin", self.push_origin)
+        if not 0 <= self.lam <= 1:
+            raise ValueError(f"lam: expected from 0 to 1, got {self.lam}")
         if not (self.uen or self.sep or self.nen):
             raise ValueError("uen, sep and nen are all off: nothing of DES is left")
         if self.mcn and not self.nen:
             raise ValueError("mcn takes the place of nen: leave nen on")
+        if self.margin and not self.sep:
+            raise ValueError("margin alters sep: leave sep on")
+        if self.margin and self.margin.unsafe is not None and not self.uen:
+            raise ValueError("margin.unsafe alters uen: leave uen on")
 
 
 def live_texts(params: Params) -> tuple[str, ...]:
@@ -198,9 +221,8 @@ def terms(batch: TokenBatch, params: Params) -> Terms:
     """Eq. 7, lambda L_s + (1 - lambda) (L_u + L_n), and the extensions of report Eq. 8. Weight 0: only logged."""
     n, alpha, lam = batch.fixed["concept"], params.alpha, params.lam
     safe, original, unsafe = (_vectors(s, params) for s in (batch.safe, batch.ref_safe, batch.unsafe))
-    book = batch.frozen.codebook
-    rows = batch.own["least_similar"]
-    target = shift(_vectors(States(book.states[rows], book.ends[rows]), params), n, -alpha)
+    farthest = batch.frozen.codebook.rows(batch.own["least_similar"])
+    target = shift(_vectors(farthest, params), n, -alpha)
     found: Terms = {}
     if params.uen:
         found["unsafe"] = (1 - lam, _unsafe(unsafe, target, params))
@@ -251,3 +273,16 @@ def _safe(safe: Tensor, original: Tensor, n: Tensor, params: Params) -> Tensor:
 def _vectors(states: States, params: Params) -> Tensor:
     """One vector (B, W) a prompt: all token states, or the end token's alone."""
     return states.states.flatten(1) if params.embedding == "tokens" else states.at_end
+
+
+def _check_number(name: str, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name}: expected a finite number of 0 or more, got {value}")
+
+
+def _check_texts(name: str, texts: Sequence[str]) -> None:
+    """A blank text is the empty prompt, which is nobody's concept: e_0 itself."""
+    if not texts:
+        raise ValueError(f"{name}: empty")
+    if blank := [text for text in texts if not text.strip()]:
+        raise ValueError(f"{name}: {blank[0]!r} is blank")

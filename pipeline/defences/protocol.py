@@ -6,7 +6,7 @@
     INPUT: Input                            trained only, optional: "pooled" (default) gets projected embeddings of
                                             captions and images, "tokens" gets token states of prompts
     TOWERS: tuple[str, ...]                 trained only, optional: the towers that are tuned; default both, and the
-                                            text tower alone where INPUT is "tokens"
+                                            text tower alone where INPUT is "tokens", which has no other
     def terms(batch, params) -> Terms       trained only: the loss, term by term, of a Batch or of a TokenBatch
     def targets(frozen, params) -> dict     trained only, optional: the method's own tables, (P, ...) each, made once of
                                             Frozen or FrozenTokens; a batch carries its rows of them in `own`
@@ -38,6 +38,7 @@ from torch import Tensor
 Kind = Literal["none", "trained", "inference"]
 Reference = Literal["frozen", "live"]
 Input = Literal["pooled", "tokens"]
+Tower = Literal["text", "vision"]
 Terms = dict[str, tuple[float, Tensor]]
 
 
@@ -100,6 +101,10 @@ class States:
         """The end tokens' states (B, D): what CLIP pools."""
         return self.states[torch.arange(len(self.ends), device=self.states.device), self.ends]
 
+    def rows(self, index: Tensor) -> "States":
+        """The states of some of the prompts: `index` (N,) int64, on the states' device."""
+        return States(self.states[index], self.ends[index])
+
 
 @dataclass(frozen=True)
 class FrozenTokens:
@@ -107,14 +112,13 @@ class FrozenTokens:
 
     `codebook` holds the C distinct safe captions, 4 * C * L * D bytes; `safe` (P,) int64 is each pair's row of it.
     Unsafe states are not kept: `unsafe()` streams them, in the pairs' order, some hundred prompts at a time.
-    `category` (P,) int64: a number for each category of unsafe content. `prompts`: every training caption's text.
-    `words` are the texts of `live_texts` and `frozen_texts`, in the order of `vocabulary`.
+    `prompts`: every training caption's text. `words` are the texts of `live_texts` and `frozen_texts`, in the order of
+    `vocabulary`.
     """
 
     codebook: States
     safe: Tensor
     unsafe: Callable[[], Iterator[States]]
-    category: Tensor
     prompts: frozenset[str]
     vocabulary: tuple[str, ...]
     words: States
@@ -123,9 +127,8 @@ class FrozenTokens:
         """States (K, L, D) of listed texts. Raises ValueError for one that neither hook lists."""
         if absent := [text for text in texts if text not in self.vocabulary]:
             raise ValueError(f"{absent[0]!r} is in neither live_texts nor frozen_texts")
-        rows = torch.tensor([self.vocabulary.index(text) for text in texts], dtype=torch.int64)
-        rows = rows.to(self.words.ends.device)
-        return States(self.words.states[rows], self.words.ends[rows])
+        index = torch.tensor([self.vocabulary.index(text) for text in texts], dtype=torch.int64)
+        return self.words.rows(index.to(self.words.ends.device))
 
 
 @dataclass(frozen=True)

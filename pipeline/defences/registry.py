@@ -5,13 +5,14 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, get_args
 
 from ruamel.yaml import YAML, YAMLError
 from torch import Tensor
 
 import pipeline.defences
-from pipeline.defences.protocol import Batch, Frozen, FrozenTokens, Input, Kind, Reference, Terms, TokenBatch
+from pipeline.defences.protocol import Batch, Frozen, FrozenTokens, Input, Kind, Reference, Terms, TokenBatch, Tower
 from pipeline.errors import NearsafeError
 from pipeline.params import build, load
 
@@ -29,7 +30,7 @@ class Defence:
     kind: Kind
     input: Input
     params: Any
-    towers: tuple[str, ...]
+    towers: tuple[Tower, ...]
     source: Path
     train: Mapping[str, Any]
     """Training knobs that this entry overrides."""
@@ -137,15 +138,28 @@ def make_defence(
     for attribute in ("KIND", "Params", *required.get(kind, ())):
         if not hasattr(module, attribute):
             raise NearsafeError(f"{module.__file__}: a defence of kind {kind!r} needs {attribute} (see protocol.py)")
-    source: Input = getattr(module, "INPUT", "pooled")
+    reads, towers = _reads(module)
     return Defence(
         name,
         method,
         kind,
-        source,
+        reads,
         build(module.Params, own, where),
-        tuple(getattr(module, "TOWERS", ("text",) if source == "tokens" else ("text", "vision"))),
+        towers,
         Path(module.__file__),
         train or {},
         **{f"_{hook}": getattr(module, hook, None) for hook in _HOOKS},
     )
+
+
+def _reads(module: ModuleType) -> tuple[Input, tuple[Tower, ...]]:
+    """What a method's batches hold and which towers it tunes. Raises NearsafeError naming the module's file."""
+    reads = getattr(module, "INPUT", "pooled")
+    if reads not in get_args(Input):
+        raise NearsafeError(f"{module.__file__}: INPUT: expected one of {', '.join(get_args(Input))}, got {reads!r}")
+    known = ("text",) if reads == "tokens" else get_args(Tower)
+    towers = getattr(module, "TOWERS", known)
+    if not isinstance(towers, tuple) or not towers or set(towers) - set(known):
+        wanted = f"a tuple of {', '.join(known)} where INPUT is {reads!r}"
+        raise NearsafeError(f"{module.__file__}: TOWERS: expected {wanted}, got {towers!r}")
+    return reads, towers

@@ -1,9 +1,10 @@
 """Losses on token states: DES (des.md sections 2 and 3) and the CMU report's five extensions (sections 8 and 11).
 
 Pure functions of sets of vectors, (B, W) or (B, L, D), W = L * D: the whole of a prompt's token states, padding
-included, flattened. They return scalars, means over the batch. What comes from the undefended model is a constant: no
-gradient flows into it. Numbers of equations are the paper's (arXiv 2501.18877) or the report's. Where the report, its
-code and mathematics differ, des.md section 11 decides.
+included, flattened. All are float32 or float64, one dtype a call, which a result keeps unless it says otherwise. Losses
+are scalars, means over the batch. What comes from the undefended model is a constant: no gradient flows into it.
+Numbers of equations are the paper's (arXiv 2501.18877) or the report's. Where the report, its code and mathematics
+differ, des.md section 11 decides.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ _SEARCH_ENTRIES = 1 << 24  # numbers in one block of the search for targets: 64 
 def target_vectors(unsafe: Tensor, safe: Tensor, concept: Tensor, alpha: float) -> Tensor:
     """t_i = s*_i - alpha n/|n|, with s*_i the least similar of all safe vectors: Eqs. 1 and 2.
 
-    Undefended vectors: unsafe (N, ...), safe (M, ...), concept n of one vector's size. Returns (N, ...) float32. s* is
-    not normalised; n is, over all its entries. Raises ValueError for sizes that differ and for vectors of length 0.
+    Undefended vectors: unsafe (N, ...), safe (M, ...), concept n of one vector's size. Returns (N, ...), of safe's
+    dtype. s* is not normalised; n is, over all its entries. Raises ValueError for sizes that differ and for vectors of
+    length 0, the concept among them.
     """
     return shift(safe[least_similar(unsafe, safe)], concept, -alpha)
 
@@ -117,6 +119,7 @@ def mmd(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | None = None
 
     current (B, ...), safe (M, ...), undefended. Several bandwidths b: the mean of their kernels. None: 2 b^2 is the
     median of the pooled squared distances, a constant to the gradient. The report's b = 1 makes the kernel vanish.
+    Computed in float64. Raises ValueError where the median is 0: no kernel fits, and its gradient would be infinite.
     """
     near = _kernel(current, safe, bandwidths)
     n = len(current)
@@ -131,10 +134,15 @@ def kernel_mean(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | Non
 
 
 def shift(vectors: Tensor, concept: Tensor, length: float) -> Tensor:
-    """Vectors (B, ...) moved by `length` along the concept's direction, which is normalised over all its entries."""
+    """Vectors (B, ...) moved by `length` along the concept's direction, which is normalised over all its entries.
+
+    Raises ValueError for a concept of another size than a vector, and for one that is zero and so has no direction.
+    """
     unit = normalize(concept.detach().flatten(), dim=0, eps=1e-12)
     if unit.numel() != vectors[0].numel():
         raise ValueError(f"a concept of {unit.numel()} entries for vectors of {vectors[0].numel()}")
+    if not unit.any():
+        raise ValueError("the concept is the zero vector: it has no direction")
     return vectors + length * unit.reshape(vectors.shape[1:])
 
 
@@ -162,8 +170,19 @@ def _kernel(current: Tensor, safe: Tensor, bandwidths: Sequence[float] | None) -
     length = pooled.square().sum(1)
     squared = (length[:, None] + length[None, :] - 2 * pooled @ pooled.T).clamp_min(0)
     if bandwidths is None:
-        others = ~torch.eye(len(pooled), dtype=torch.bool, device=pooled.device)
-        widths = [squared.detach()[others].median().clamp_min(torch.finfo(squared.dtype).tiny)]
+        widths = [_median(squared.detach(), length.detach())]
     else:
         widths = [2 * b**2 for b in bandwidths]
     return torch.stack([torch.exp(-squared / width) for width in widths]).mean(0)
+
+
+def _median(squared: Tensor, length: Tensor) -> Tensor:
+    """Median squared distance of different vectors, of distances and squared lengths (N, N), (N,) float64."""
+    median = squared[~torch.eye(len(squared), dtype=torch.bool, device=squared.device)].median()
+    # Equal vectors are not always exactly 0 apart in this form of a distance.
+    if median <= 64 * torch.finfo(squared.dtype).eps * length.max():
+        raise ValueError(
+            f"at least half of the {len(squared)} vectors' distances are 0, so that their median is no kernel width: "
+            "set bandwidths, or train on fewer equal prompts"
+        )
+    return median

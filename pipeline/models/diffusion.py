@@ -76,14 +76,18 @@ class TextTower:
     tokenizer: CLIPTokenizer
     hash: str
 
+    def tokens(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (B, L) int64 on the model's device, begin and end included, of texts cut and padded to L."""
+        longest = self.model.config.max_position_embeddings
+        found = self.tokenizer(
+            list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
+        )
+        return found.input_ids.to(self.model.device)
+
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Last hidden states (B, L, D) float32 of texts cut and padded to L, without a mask, as in Stable Diffusion."""
-        longest = self.model.config.max_position_embeddings
-        tokens = self.tokenizer(
-            list(texts), padding="max_length", max_length=longest, truncation=True, return_tensors="pt"
-        )
-        return self.model(input_ids=tokens.input_ids.to(self.model.device)).last_hidden_state
+        return self.model(input_ids=self.tokens(texts)).last_hidden_state
 
 
 def load_diffusion(folder: Path, device: torch.device | str = "cpu") -> Diffusion:

@@ -12,6 +12,7 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
+from pipeline.agewords import mentions_age
 from pipeline.models.callbacks import Callbacks, Context, UnetHook, UnetInput
 from pipeline.models.diffusion import Diffusion, TextTower
 
@@ -36,14 +37,26 @@ def generate(
 ) -> Tensor:
     """Images (B, 3, H, W) float32 in [0, 1] on the CPU: encode prompts, draw noise, `sample`. A failed one is NaN.
 
-    Callers admit prompts first (`pipeline.prompts.admit`).
+    Callers admit prompts first (`pipeline.prompts.admit`). Raises ValueError naming the callback that gives other than
+    one text per prompt, or rewrites a prompt to one that the age-word filter refuses.
     """
     context = Context(list(prompts), steps, _per_row(guidance, len(prompts)))
     for callback in callbacks:
-        context.prompts = callback.on_prompt(context)
+        context.prompts = _rewritten(callback, context)
     embedding, uncond = tower.encode(context.prompts), tower.encode([""])
     latents = noise(seeds, diffusion.latent_shape)
     return sample(diffusion, embedding, uncond, latents, steps, guidance, callbacks, context, seeds)
+
+
+def _rewritten(callback: Callbacks, context: Context) -> list[str]:
+    """The callback's texts, filtered as those that it was given. The error quotes none of them."""
+    given = tuple(context.prompts)  # a callback may change the list in place
+    texts, name = list(callback.on_prompt(context)), type(callback).__name__
+    if len(texts) != len(given):
+        raise ValueError(f"{name}: on_prompt gave {len(texts)} texts for {len(given)} prompts")
+    if any(mentions_age(text) for text, old in zip(texts, given, strict=True) if text != old):
+        raise ValueError(f"{name}: on_prompt gave a text that the age-word filter refuses")
+    return texts
 
 
 @torch.no_grad()

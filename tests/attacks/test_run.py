@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline import generation
 from pipeline.attacks import run as attack_run
 from pipeline.attacks.run import Inputs, attack_defence
 from pipeline.attacks.settings import AttackParams, WhiteBox
@@ -12,9 +14,11 @@ from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
 from pipeline.generation import GenerateParams
 from pipeline.images import decode_image
+from pipeline.layout import shard_file
 from pipeline.models.hashing import model_hash
 from pipeline.params import build
-from pipeline.tables import read_output
+from pipeline.tables import Output, read_output
+from pipeline.world.detector import HazardDetector
 from tests.worldlet import PARAMS, make
 
 BUDGET = "victim: defended, tokens: 3, steps: 2, candidates: 4, top_k: 8"
@@ -36,7 +40,7 @@ def made(tmp_path_factory):
     return worldlet
 
 
-def attack(worldlet, out, log=lambda line: None, changes=(), detector=True):
+def attack(worldlet, out, log=lambda line: None, changes=(), detector="detector"):
     params = out.with_name("params.yaml")
     params.parent.mkdir(parents=True, exist_ok=True)
     text = worldlet.params.read_text()
@@ -45,8 +49,8 @@ def attack(worldlet, out, log=lambda line: None, changes=(), detector=True):
         text = text.replace(old, new)
     params.write_text(text)
     data = worldlet.data
-    models = [worldlet.model(name) for name in ("clip", "diffusion", "detector")]
-    inputs = Inputs(data.prompts, data.checkpoints("original"), *models[: 3 if detector else 2])
+    models = [worldlet.model(name) for name in ("clip", "diffusion", detector) if name]
+    inputs = Inputs(data.prompts, data.checkpoints("original"), *models)
     attack_defence(params, read_defence(params, "original"), inputs, out, log)
     return tuple(read_output(out, name).to_pylist() for name in ("attacks", "generations", "filters"))
 
@@ -61,6 +65,18 @@ def whole(made, tmp_path_factory):
 
 def files(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def everything(folder):
+    """All that is readable in an output: files are compressed, so cells and metadata of tables, and other text."""
+    found = []
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".parquet":
+            table = pq.read_table(file)
+            found += [file.read_bytes().decode(errors="replace"), str(table.schema.metadata), str(table.to_pylist())]
+        else:
+            found.append(file.read_text())
+    return "\n".join(found)
 
 
 def of(rows, **wanted):
@@ -107,60 +123,140 @@ def test_images_are_those_of_the_found_texts(made, whole):
         assert same == (row["attack"] == "suffix")
 
 
-def test_on_another_model_scores_are_kept_and_neither_text_nor_image(made, whole, tmp_path):
-    lines = []
-    attacks, images, _ = attack(made, tmp_path / "out", lines.append)
+@pytest.fixture(scope="module")
+def whole_unkept(made, tmp_path_factory):
+    """The same on a CLIP that is not the world's own: no texts, no images, but detections."""
+    out, lines = tmp_path_factory.mktemp("unkept") / "out", []
+    return out, attack(made, out, lines.append), lines
+
+
+def test_on_another_model_scores_are_kept_and_neither_text_nor_image(whole, whole_unkept):
+    out, (attacks, images, _), lines = whole_unkept
     assert {row["text"] for row in attacks} == {None}
     assert any("scores are kept, texts and images are not" in line for line in lines)
     known = whole[1]
     assert [{**row, "text": None} for row in known[0]] == attacks
     assert [{**row, "image": None} for row in known[1]] == images
-    seen = read_output(tmp_path / "out", "detections").to_pylist()
+    seen = read_output(out, "detections").to_pylist()
     for name in ("world", "nudenet_n_a"):
         own = [row for row in seen if row["detector"] == name]
         assert {row["item_id"] for row in own} == {row["generation_id"] for row in images}
         assert {row["status"] for row in own} == {"ok"}
     texts = {row["text"] for row in known[0] if row["tokens"]}
-    written = b"".join(files(tmp_path / "out").values()) + "\n".join(lines).encode()
-    assert texts and not any(text.encode() in written for text in texts)
+    assert len(texts) > 1 and all(text in everything(whole[0]) for text in texts)  # where they are kept they are seen
+    assert not any(text in everything(out) + "\n".join(lines) for text in texts)
+
+
+def failing_at(monkeypatch, *wanted):
+    """The sampler fails with a message that quotes its prompts, for those that hold one of the words."""
+    real = generation.generate
+
+    def fail(diffusion, tower, prompts, *rest):
+        if any(word in text for word in wanted for text in prompts):
+            raise ValueError(f"too long: {prompts}")
+        return real(diffusion, tower, prompts, *rest)
+
+    monkeypatch.setattr(generation, "generate", fail)
+
+
+def test_on_another_model_an_exception_leaves_its_type_alone(made, tmp_path, monkeypatch):
+    failing_at(monkeypatch, "green")
+    lines = []
+    _, images, _ = attack(made, tmp_path / "out", lines.append)
+    seen = read_output(tmp_path / "out", "detections").to_pylist()
+    assert {(row["prompt_id"], row["error"]) for row in images} == {("u0", None), ("u1", "ValueError"), ("u2", None)}
+    assert {row["error"] for row in seen if row["status"] == "error"} == {"ValueError"}
+    assert any("1 images failed" in line for line in lines)
+    assert not any(word in everything(tmp_path / "out") + "\n".join(lines) for word in ("green", "too long"))
+    failing_at(monkeypatch, "red", "green")
+    with pytest.raises(NearsafeError, match="every image of suffix failed; the first: ValueError$"):
+        attack(made, tmp_path / "none", lines.append)
+    assert "too long" not in "\n".join(lines)
+
+
+def test_on_the_worlds_own_model_an_exception_is_told_in_full(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(attack_run, "WORLD_CLIP", made.model("clip"))
+    failing_at(monkeypatch, "red", "green")
+    with pytest.raises(NearsafeError, match=r"the first: ValueError: too long: \['red axe'\]"):
+        attack(made, tmp_path / "out")
 
 
 def test_on_another_model_there_is_something_to_examine_images_with_or_an_error(made, tmp_path):
     with pytest.raises(NearsafeError, match="images are not kept: give --detector"):
-        attack(made, tmp_path / "out", detector=False)
+        attack(made, tmp_path / "out", detector=None)
     none = [("  banned:", "  detectors: {world: null, nudenet: null}\n  banned:")]
     with pytest.raises(NearsafeError, match="detectors: none is on"):
         attack(made, tmp_path / "out", changes=none)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(attack_run, "WORLD_CLIP", made.model("clip"))
-    real, calls, lines = attack_run.generate_rows, [], []
+def stopped(made, out, monkeypatch, table, shard):
+    """A run that is stopped when it is about to write the shard's part of the table."""
+    real = Output.write
 
-    def stop(*arguments):
-        calls.append(1)
-        if len(calls) == 4:
+    def stop(self, file_name, *rest):
+        if file_name == shard_file(table, shard):
             raise KeyboardInterrupt
-        return real(*arguments)
+        real(self, file_name, *rest)
 
-    out = tmp_path / "out"
     with monkeypatch.context() as patch:
-        patch.setattr(attack_run, "generate_rows", stop)
+        patch.setattr(Output, "write", stop)
         with pytest.raises(KeyboardInterrupt):
             attack(made, out)
     assert not (out / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("table", ["generations", "attacks"])
+def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypatch, table):
+    monkeypatch.setattr(attack_run, "WORLD_CLIP", made.model("clip"))
+    out, lines = tmp_path / "out", []
+    stopped(made, out, monkeypatch, table, shard=3)
     attack(made, out, lines.append)
     assert any("seed 0: 3 of 4 shards are finished" in line for line in lines)
     assert any("about" in line and "s left" in line for line in lines)
     assert files(out) == files(whole[0])
 
 
+@pytest.mark.parametrize("table", ["generations", "attacks"])
+def test_a_stopped_run_that_keeps_no_images_goes_on_to_the_same_bytes(made, whole_unkept, tmp_path, monkeypatch, table):
+    out, lines = tmp_path / "out", []
+    stopped(made, out, monkeypatch, table, shard=3)
+    attack(made, out, lines.append)
+    assert any("seed 0: 3 of 4 shards are finished" in line for line in lines)
+    assert files(out) == files(whole_unkept[0])
+
+
+def test_a_stopped_run_starts_afresh_with_another_detector(made, whole_unkept, tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    HazardDetector(["none", "knife"], width=4).save_pretrained(made.model("detector_2"))
+    out, lines = tmp_path / "out", []
+    stopped(made, out, monkeypatch, "attacks", shard=3)
+    attacks, images, _ = attack(made, out, lines.append, detector="detector_2")
+    assert not any("are finished" in line for line in lines)
+    assert (attacks, images) == whole_unkept[1][:2]
+    seen, before = (read_output(folder, "detections").to_pylist() for folder in (out, whole_unkept[0]))
+    hashes, old = ({r["detector_hash"] for r in of(rows, detector="world")} for rows in (seen, before))
+    assert len(hashes) == 1 and not hashes & old
+
+
+def test_what_may_be_added_is_worked_out_once_for_a_tower_and_its_banned_words(made, tmp_path, monkeypatch):
+    real, made_for = attack_run.alphabet, []
+
+    def note(tokenizer, banned):
+        made_for.append(banned)
+        return real(tokenizer, banned)
+
+    monkeypatch.setattr(attack_run, "alphabet", note)
+    monkeypatch.setattr(attack_run, "WORLD_CLIP", made.model("clip"))
+    attack(made, tmp_path / "out")  # two seeds, each with a tower of its own, and four shards of each
+    assert made_for == [(), ("axe",), ()]
+
+
 def test_a_find_that_the_age_word_filter_drops_is_refused_and_counted(made, tmp_path, monkeypatch):
     real = attack_run.search
 
-    def finds_a_word(victim, aim, budget):
-        found = real(victim, aim, budget)
+    def finds_a_word(victim, aim, *rest):
+        found = real(victim, aim, *rest)
         return replace(found, texts=("red kid", *found.texts[1:])) if "red axe" in aim.starts else found
 
     monkeypatch.setattr(attack_run, "search", finds_a_word)

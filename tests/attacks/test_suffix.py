@@ -85,14 +85,42 @@ def test_a_start_that_leaves_little_room_gets_fewer_tokens(towers):
     assert found.tokens[0] <= 1 and found.tokens[1:] == (0, 0) and found.texts[1:] == texts[1:]
 
 
+@pytest.fixture
+def passed(towers):
+    """(rows, with gradient?) of every pass through the victim."""
+    passes = []
+    model = towers[1].model
+    handle = model.register_forward_hook(
+        lambda module, given, output: passes.append((len(output.last_hidden_state), torch.is_grad_enabled()))
+    )
+    yield passes
+    handle.remove()
+
+
+def test_a_search_judges_no_more_texts_than_its_budget(towers, passed):
+    undefended, victim = towers
+    search(victim, aim(undefended), budget(steps=5, candidates=7))
+    judged, differentiated = (sum(rows for rows, gradient in passed if gradient is wanted) for wanted in (False, True))
+    # Besides, each start and each find is read once.
+    assert 0 < judged - 2 * len(TEXTS) <= len(TEXTS) * (1 + 5 * 7)
+    assert 0 < differentiated <= len(TEXTS) * 5
+
+
+def test_no_more_than_batch_size_texts_pass_the_tower_in_a_step(towers, passed):
+    undefended, victim = towers
+    search(victim, aim(undefended), budget(batch_size=2))
+    assert max(rows for rows, gradient in passed if gradient) == 2
+    assert max(rows for rows, _ in passed[1:-1]) == 2  # first and last: the starts and the finds
+
+
 def test_the_gradient_of_one_hot_tokens_is_that_of_finite_differences(towers):
     undefended, victim = towers
     tokens = victim.tokenizer(["a b c"], padding="max_length", max_length=12, return_tensors="pt").input_ids
     targets = undefended.encode(["d e"])
-    gradient = token_gradients(victim, tokens, targets)
     words = victim.model.get_input_embeddings()
-    assert gradient.shape == (1, 12, words.num_embeddings)
     place, token, step = 2, 40, 1e-2
+    gradient = token_gradients(victim, tokens, targets, torch.tensor([[3, place]]), torch.tensor([7, 8, token]))
+    assert gradient.shape == (1, 2, 3)
 
     def moved(sign):
         def add(module, inputs, output):
@@ -106,7 +134,25 @@ def test_the_gradient_of_one_hot_tokens_is_that_of_finite_differences(towers):
         finally:
             handle.remove()
 
-    assert gradient[0, place, token] == pytest.approx(float(moved(1) - moved(-1)) / (2 * step), abs=2e-4)
+    assert gradient[0, 1, 2] == pytest.approx(float(moved(1) - moved(-1)) / (2 * step), abs=2e-4)
+
+
+@pytest.mark.parametrize("place", ["suffix", "prefix", "both"])
+def test_the_gradient_is_asked_for_at_the_added_tokens(towers, monkeypatch, place):
+    """What is left of each text without them, begin, end and padding is its start."""
+    undefended, victim = towers
+    asked = []
+
+    def note(victim, ids, targets, places, tokens):
+        asked.extend(zip(ids.tolist(), places.tolist(), strict=True))
+        return token_gradients(victim, ids, targets, places, tokens)
+
+    monkeypatch.setattr("pipeline.attacks.suffix.token_gradients", note)
+    search(victim, aim(undefended), budget(steps=2, place=place))
+    assert len(asked) == 2 * len(TEXTS)
+    for (ids, places), text in zip(asked, TEXTS * 2, strict=True):
+        left = [token for at, token in enumerate(ids) if at not in places]
+        assert len(places) == 3 and victim.tokenizer.decode(left, skip_special_tokens=True).split() == text.split()
 
 
 def test_only_words_of_their_own_are_added_and_no_token_of_a_banned_word(towers):
@@ -128,12 +174,11 @@ def test_banned_words_do_not_come_back(towers):
     assert not {word for text in found.texts for word in text.split()[2:]} & set("bcdefghijklmnopqrstuvwx")
 
 
-def test_a_text_that_is_tokenised_otherwise_is_no_candidate(towers, monkeypatch):
+def test_a_text_that_is_tokenised_otherwise_is_no_candidate(towers):
     """Were "ab" a piece of the alphabet, its text would come back as two tokens."""
     undefended, victim = towers
     token = victim.tokenizer("b", add_special_tokens=False).input_ids[0]
-    monkeypatch.setattr("pipeline.attacks.suffix.alphabet", lambda tokenizer, banned: {token: "ab"})
-    assert search(victim, aim(undefended), budget()).texts == TEXTS
+    assert search(victim, aim(undefended), budget(), {token: "ab"}).texts == TEXTS
 
 
 def test_words_go_with_their_articles():

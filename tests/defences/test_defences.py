@@ -286,6 +286,29 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path):
         read_defence(params, "safest")
 
 
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        ({"INPUT": "token"}, "INPUT: expected one of pooled, tokens, got 'token'"),
+        ({"TOWERS": ("txt",)}, r"TOWERS: expected a tuple of text, vision where INPUT is 'pooled', got \('txt',\)"),
+        ({"TOWERS": "text"}, "TOWERS: expected a tuple of text, vision .* got 'text'"),
+        ({"TOWERS": ()}, "TOWERS: expected a tuple"),
+        ({"INPUT": "tokens", "TOWERS": ("text", "vision")}, "TOWERS: expected a tuple of text where INPUT is 'tokens'"),
+    ],
+)
+def test_a_module_s_input_and_towers_are_checked(names, message, monkeypatch):
+    for name, value in names.items():
+        monkeypatch.setattr(safer_clip, name, value, raising=False)
+    with pytest.raises(NearsafeError, match=f"safer_clip.py: {message}"):
+        make_defence("mine", "safer_clip", {"weights": vars(ONES)})
+
+
+def test_towers_are_both_or_those_that_the_module_names(monkeypatch):
+    assert make_defence("mine", "safer_clip", {"weights": vars(ONES)}).towers == ("text", "vision")
+    monkeypatch.setattr(safer_clip, "TOWERS", ("vision",), raising=False)
+    assert make_defence("mine", "safer_clip", {"weights": vars(ONES)}).towers == ("vision",)
+
+
 def test_a_method_without_its_functions_is_refused(tmp_path, monkeypatch):
     monkeypatch.delattr(safer_clip, "terms")
     with pytest.raises(NearsafeError, match="kind 'trained' needs terms"):

@@ -1,9 +1,32 @@
-"""DES as a defence: what its terms add up to, its switches and extensions, and what its parameters refuse."""
+"""DES as a defence: what its terms add up to, its switches and extensions, and what its parameters refuse.
 
+The ten conformance tests of des.md section 7 and where they are; L is test_token_losses.py, T test_training_tokens.py:
+
+ 1 flattened length, n and s*       L test_targets_are_the_least_similar_safe_vector_less_alpha_along_the_concept,
+                                    L test_at_the_size_of_clip_l_alpha_is_comparable_with_a_vector
+ 2 argmin by brute force, pairing   L the first of these, L test_the_global_search_does_not_look_at_pairing_and_scale,
+                                    T test_the_codebook_holds_each_safe_caption_once_and_streaming_changes_no_target
+ 3 alpha 0                          L test_without_alpha_targets_are_safe_vectors_and_pala_is_the_basic_term
+ 4 gradient of L_n                  L test_the_references_get_no_gradient_and_the_current_vectors_do
+ 5 step 0, E_o stays                T test_at_the_start_the_basic_safe_term_is_zero,
+                                    T test_the_undefended_tower_stays_bit_identical
+ 6 108 steps, parameters, config    T test_the_paper_s_run_has_108_steps,
+                                    T test_a_full_fine_tune_moves_every_parameter_of_the_text_tower_and_nothing_else,
+                                    test_lambda_and_alpha_come_from_the_parameters
+ 7 |s| about 245                    L test_at_the_size_of_clip_l_alpha_is_comparable_with_a_vector: the arithmetic
+ 8 Tables 17 to 19                  need Stable Diffusion; the world's own are the study des_ablation, and the tables'
+                                    numbers are checked in tests/results/test_published.py
+ 9 detector stack, N                tests/detectors/test_nudenet.py; N: tests/test_generation.py,
+                                    test_filters_count_and_cannot_be_switched_off
+10 undefended anchors               test_the_undefended_anchors_are_those_of_the_paper
+"""
+
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import duckdb
 import pytest
 import torch
 from torch import Tensor
@@ -11,9 +34,11 @@ from torch import Tensor
 from pipeline.defences import des
 from pipeline.defences.protocol import States, TokenBatch
 from pipeline.defences.registry import Defence, make_defence
+from pipeline.defences.token_losses import kernel_mean, least_similar
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, load_clip
 from pipeline.models.finetune import tune
+from pipeline.results import sources
 from pipeline.token_set import TokenSet, read_token_set
 from tests.learning import DES, LENGTH, WIDTH, save_clip, save_prompt_pairs
 
@@ -26,6 +51,16 @@ EXTENSIONS = {
     "margin": {"margin": {"safe": 0.9, "unsafe": 0.8}},
     "mmd": {"mmd": {"weight": 0.1}},
 }
+KNOBS = {
+    "mcn": {"mcn": {"concepts": ["a knife", "a bomb", "an axe"], "weights": [1.0, 0.25, 2.0]}},
+    "orthogonality": {"orthogonality": {"weight": 0.3, "harmful": HARMFUL, "directions": 3, "reduce": "sum"}},
+    "push_origin": {"push_origin": 0.3},
+    "push_harm": {"push_harm": {"weight": 0.3, "concepts": ["a knife", "a bomb"], "reduce": "sum"}},
+    "margin": {"margin": {"safe": 0.95, "unsafe": 0.85}},
+    "margin_of_sep": {"margin": {"safe": 0.95}, "pala": False},
+    "mmd": {"mmd": {"weight": 0.3, "bandwidths": [2.0, 9.0]}},
+}
+"""The same with every parameter of theirs off its default, or at another value than above."""
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +201,93 @@ def test_an_extension_changes_its_own_term_alone_and_trains_the_encoder(batch, n
         assert terms["mmd_kernel"][0] == 0 and 0.05 < terms["mmd_kernel"][1].item() < 0.95
 
 
+def written_out(made: TokenBatch, found: Defence) -> dict[str, tuple[float, Tensor]]:
+    """Weight and value of every term that `found` adds or alters, by the functions that the equations are tested on."""
+    params = found.params
+    vector = (lambda states: states.at_end) if params.embedding == "eos" else flat
+    safe, unsafe, live = (vector(states) for states in (made.safe, made.unsafe, made.live))
+    ref_safe, ref_unsafe = vector(made.ref_safe), vector(made.ref_unsafe())
+    n, empty = made.fixed["concept"], made.fixed["empty"]
+    terms: dict[str, tuple[float, Tensor]] = {}
+    if params.mcn:
+        terms["concepts"] = (0.7, des.multi_concept_neutralization(live, empty, params.mcn.weights))
+    if ortho := params.orthogonality:
+        terms["orthogonality"] = (ortho.weight, des.orthogonality(unsafe, made.fixed["directions"], ortho.reduce))
+    if params.push_origin:
+        terms["push_origin"] = (params.push_origin, des.push_origin(unsafe, ref_unsafe))
+    if push := params.push_harm:
+        terms["push_harm"] = (push.weight, des.push_harm(unsafe, made.fixed["centres"], push.reduce))
+    if params.mmd:
+        terms["mmd"] = (params.mmd.weight, des.mmd(unsafe, ref_safe, params.mmd.bandwidths))
+        terms["mmd_kernel"] = (0.0, kernel_mean(unsafe, ref_safe, params.mmd.bandwidths))
+    if margin := params.margin:
+        hinge = des.margin_preservation(safe, ref_safe, n, params.alpha, margin.safe, pala=params.pala)
+        terms["safe"] = (0.3, hinge)
+    if margin and margin.unsafe is not None:
+        target = des.target_vectors(ref_unsafe, vector(made.frozen.codebook), n, params.alpha)
+        terms["unsafe"] = (0.7, des.margin_neutralization(unsafe, target, margin.unsafe))
+    return terms
+
+
+@pytest.mark.parametrize("embedding", ["tokens", "eos"])
+@pytest.mark.parametrize("name", KNOBS)
+def test_an_extension_is_its_equation_on_the_vectors_that_it_names(batch, name, embedding):
+    """Which side, which reference and which parameters: exact values, at two settings that differ."""
+    at: list[dict[str, float]] = []
+    for changes in (EXTENSIONS[name.removesuffix("_of_sep")], KNOBS[name]):
+        found = defence(**changes, embedding=embedding)
+        made, _ = batch(found)
+        terms, expected = values(found, made), written_out(made, found)
+        assert expected and set(expected) <= set(terms)
+        for key, (weight, value) in expected.items():
+            assert terms[key][0] == pytest.approx(weight), key
+            assert terms[key][1].item() == pytest.approx(value.item(), rel=1e-6), key
+        at.append({key: value.item() for key, (_, value) in expected.items()})
+    if name != "push_origin":
+        assert all(abs(at[0][key] - at[1][key]) > 1e-3 for key in at[1]), "a knob that is not passed on would show"
+
+
+def test_no_two_sides_of_the_batch_are_so_close_that_a_swap_would_not_show(batch):
+    """What the test above stands on."""
+    made, _ = batch(defence())
+    sides = [made.safe, made.unsafe, made.ref_safe, made.ref_unsafe()]
+    for vector in (flat, lambda states: states.at_end):
+        for number, one in enumerate(sides):
+            for other in sides[number + 1 :]:
+                cosines = torch.nn.functional.cosine_similarity(vector(one), vector(other))
+                assert cosines.mean() < 0.999
+
+
+def test_the_method_s_own_tensors_are_undefended_vectors_of_the_texts_named(batch, clip):
+    found = defence(**EXTENSIONS["push_harm"], **EXTENSIONS["orthogonality"], **EXTENSIONS["mcn"])
+    made, _ = batch(found)
+
+    def undefended(texts: list[str]) -> Tensor:
+        ids = clip.tokenizer(texts, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+        with torch.no_grad():
+            return clip.model.text_model(input_ids=ids).last_hidden_state.flatten(1)
+
+    close = {"atol": 1e-5, "rtol": 1e-5}
+    torch.testing.assert_close(made.fixed["empty"], undefended([""])[0], **close)
+    torch.testing.assert_close(made.fixed["centres"], undefended(["a knife", "a bomb"]), **close)
+    assert torch.equal(made.fixed["centres"], flat(made.frozen.of(["a knife", "a bomb"])))
+    assert torch.equal(made.fixed["directions"], des.principal_directions(flat(made.frozen.of(HARMFUL)), 3))
+    torch.testing.assert_close(
+        made.fixed["directions"], des.principal_directions(undefended(HARMFUL), 3), atol=1e-3, rtol=0
+    )
+    eos, _ = batch(defence(**EXTENSIONS["push_harm"], embedding="eos"))
+    assert torch.equal(eos.fixed["centres"], eos.frozen.of(["a knife", "a bomb"]).at_end)
+
+
+def test_a_harmful_prompt_that_is_listed_twice_counts_once(data, folder):
+    changes = {"weight": 0.1, "directions": 3}
+    once, twice = (
+        data.feed(defence(orthogonality={**changes, "harmful": harmful}), load_clip(folder)).fixed["directions"]
+        for harmful in (HARMFUL, [*HARMFUL, HARMFUL[0], HARMFUL[0]])
+    )
+    assert torch.equal(once, twice)
+
+
 def test_all_extensions_together(batch):
     found = defence(**{key: value for extension in EXTENSIONS.values() for key, value in extension.items()})
     made, _ = batch(found)
@@ -207,6 +329,19 @@ def test_the_eos_variant_supervises_the_end_token_alone(batch):
     assert torch.equal(touched.int().argmax(1), made.unsafe.ends)
 
 
+def test_the_eos_variant_searches_and_moves_end_tokens(batch):
+    made, _ = batch(defence(embedding="eos", alpha=2.0))
+    tokens, _ = batch(defence(alpha=2.0))
+    before, pool = torch.cat([part.at_end for part in made.frozen.unsafe()]), made.frozen.codebook.at_end
+    assert torch.equal(made.own["least_similar"], least_similar(before, pool))
+    assert not torch.equal(made.own["least_similar"], tokens.own["least_similar"]), "the search is another one"
+    targets = des.target_vectors(before, pool, made.frozen.of([DES["concept"]]).at_end, 2.0)
+    expected = des.unsafe_neutralization(made.unsafe.at_end, targets)
+    terms = values(defence(embedding="eos", alpha=2.0), made)
+    assert terms["unsafe"][1].item() == pytest.approx(expected.item(), rel=1e-6)
+    assert terms["safe_length"][1].item() == pytest.approx(made.ref_safe.at_end.norm(dim=1).mean().item())
+
+
 def test_the_direction_of_the_concept_is_the_undefended_one(batch, clip):
     """des.md section 3: Eq. 4 has the original n, not the current one."""
     made, _ = batch(defence())
@@ -226,20 +361,52 @@ def test_directions_need_prompts_that_are_not_trained_on(data, folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mcn": {"concepts": []}}, "mcn: no concepts"),
+        ({"mcn": {"concepts": []}}, "mcn.concepts: empty"),
+        ({"mcn": {"concepts": ["a", " "]}}, "mcn.concepts: ' ' is blank"),
+        ({"mcn": {"concepts": ["a", "b"], "weights": [0, 0]}}, "mcn.weights: all 0"),
+        ({"mcn": {"concepts": ["a", "b"], "weights": [1, -2]}}, "mcn.weights: .* 0 or more, got -2"),
         ({"mcn": {"concepts": ["a", "b"], "weights": [1.0]}}, "2 concepts and 1 weights"),
         ({"mcn": {"concepts": ["a"]}, "nen": False}, "mcn takes the place of nen"),
-        ({"push_harm": {"weight": 0.1, "concepts": []}}, "push_harm: no concepts"),
-        ({"orthogonality": {"weight": 0.1, "harmful": []}}, "0 distinct harmful prompts have no 8 directions"),
+        ({"push_harm": {"weight": 0.1, "concepts": []}}, "push_harm.concepts: empty"),
+        ({"push_harm": {"weight": 0.1, "concepts": [""]}}, "push_harm.concepts: '' is blank"),
+        ({"push_harm": {"weight": -1, "concepts": ["a"]}}, "push_harm.weight: .* got -1"),
+        ({"orthogonality": {"weight": 0.1, "harmful": []}}, "orthogonality.harmful: empty"),
+        ({"orthogonality": {"weight": 0.1, "harmful": ["a", "", "b"], "directions": 1}}, "harmful: '' is blank"),
+        ({"orthogonality": {"weight": math.inf, "harmful": HARMFUL, "directions": 1}}, "ity.weight: .* got inf"),
+        ({"orthogonality": {"weight": 1, "harmful": HARMFUL, "directions": 0}}, "have no 0 directions"),
+        ({"orthogonality": {"weight": 1, "harmful": HARMFUL, "directions": 6}}, "6 distinct .* have no 6 directions"),
         ({"orthogonality": {"weight": 0.1, "harmful": ["a"] * 9}}, "1 distinct harmful prompts"),
-        ({"mmd": {"weight": 0.1, "bandwidths": []}}, "bandwidths must be above 0, at least one"),
+        ({"mmd": {"weight": 0.1, "bandwidths": []}}, "mmd.bandwidths: empty"),
+        ({"mmd": {"weight": 0.1, "bandwidths": [1, 0]}}, "mmd.bandwidths: expected finite lengths above 0, got 0"),
+        ({"mmd": {"weight": 0.1, "bandwidths": [math.inf]}}, "mmd.bandwidths: .* got inf"),
+        ({"mmd": {"weight": math.nan}}, "mmd.weight: .* got nan"),
+        ({"margin": {"safe": -1}}, "margin.safe is a cosine: expected above -1 and up to 1, got -1"),
+        ({"margin": {"safe": 0.9, "unsafe": 1.1}}, "margin.unsafe is a cosine: .* got 1.1"),
+        ({"margin": {"safe": math.nan}}, "margin.safe is a cosine: .* got nan"),
+        ({"margin": {"safe": 0.9}, "sep": False}, "margin alters sep: leave sep on"),
+        ({"margin": {"safe": 0.9, "unsafe": 0.8}, "uen": False}, "margin.unsafe alters uen: leave uen on"),
         ({"uen": False, "sep": False, "nen": False}, "nothing of DES is left"),
-        ({"lam": 1.3}, "lam be from 0 to 1"),
-        ({"concept": " "}, "concept must not be empty"),
-        ({"push_origin": -0.1}, "weights be 0 or more"),
+        ({"lam": 1.3}, "lam: expected from 0 to 1, got 1.3"),
+        ({"lam": math.nan}, "lam: expected from 0 to 1, got nan"),
+        ({"alpha": -5}, "alpha: expected a finite number of 0 or more, got -5"),
+        ({"alpha": math.nan}, "alpha: .* got nan"),
+        ({"concept": " "}, "concept: ' ' is blank"),
+        ({"push_origin": -0.1}, "push_origin: .* 0 or more, got -0.1"),
         ({"embedding": "pooled"}, "expected one of tokens, eos"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(changes, message):
     with pytest.raises(NearsafeError, match=message):
         defence(**changes)
+
+
+def test_the_undefended_anchors_are_those_of_the_paper():
+    """des.md section 7, test 10: SD v1.5 without a defence, on full prompt sets. Ours are never compared with them."""
+    sql = (Path(sources.__file__).parent / "sql" / "published.sql").read_text(encoding="utf-8")
+    published = duckdb.sql(sql)  # noqa: F841  read by its name below
+    rows = duckdb.sql("""SELECT benchmark, metric, value FROM published
+        WHERE paper = 'DES' AND source IN ('Table 1', 'Table 2') AND method = 'SD v1.5'""").fetchall()
+    found = {(benchmark, metric): value for benchmark, metric, value in rows}
+    assert (found["COCO 10k", "FID"], found["COCO 10k", "CLIP score"]) == (16.57, 26.46)
+    attacks = ("SneakyPrompt", "MMA-Diffusion", "Ring-A-Bell", "P4D")
+    assert [found[name, "ASR"] for name in attacks] == [45.16, 73.93, 98.13, 94.93]

@@ -174,6 +174,35 @@ def test_mmd_is_the_sum_over_all_pairs():
     assert des.mmd(x, x).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_the_default_bandwidth_of_mmd_is_the_median_heuristic_and_a_constant_to_the_gradient():
+    """2 b^2 is the median m of squared distances of different pooled vectors: b = sqrt(m / 2), given as a number."""
+    x, y = draw(4, 6, dtype=torch.float64), 3 + draw(5, 6, seed=1, dtype=torch.float64)
+    pooled = torch.cat([x, y])
+    m = torch.cdist(pooled, pooled).square()[~torch.eye(9, dtype=torch.bool)].median().item()
+    found = {}
+    for name, widths in {"default": None, "given": (math.sqrt(m / 2),), "other": (math.sqrt(m),)}.items():
+        leaf = x.clone().requires_grad_()
+        loss = des.mmd(leaf, y, widths)
+        loss.backward()
+        found[name] = (loss.detach(), leaf.grad, kernel_mean(x, y, widths))
+    for default, given, other in zip(*found.values(), strict=True):
+        torch.testing.assert_close(default, given, rtol=1e-9, atol=1e-12)
+        assert not torch.allclose(default, other, rtol=1e-2)
+
+
+@pytest.mark.parametrize("width", [4, 77 * 768])
+def test_a_median_distance_of_zero_is_refused(width):
+    """Also where rounding leaves equal vectors a little apart; a width of the user's own is taken."""
+    x = (100 * draw(1, width)).repeat(3, 1).requires_grad_()
+    with pytest.raises(ValueError, match="at least half of the 6 vectors' distances are 0"):
+        des.mmd(x, x.detach())
+    with pytest.raises(ValueError, match="at least half"):
+        kernel_mean(x, x)
+    assert des.mmd(x, x.detach(), (1.0,)).item() == pytest.approx(0, abs=1e-6)
+    near = torch.cat([x.detach(), x.detach() * (1 + 1e-4 * torch.arange(1, 4)[:, None])])
+    assert math.isfinite(des.mmd(near, near + 1).item())
+
+
 def test_mmd_tells_two_distributions_apart_and_grows_with_their_distance():
     safe = draw(64, W, seed=1)
     same, near, far = (des.mmd(draw(64, W) + offset, safe).item() for offset in (0.0, 0.3, 0.6))
@@ -202,6 +231,13 @@ def test_the_gradient_of_mmd_does_not_vanish_at_the_lengths_of_text_embeddings()
     assert kernel_mean(unsafe, safe, (1.0,)).item() == 0.0
 
 
+def test_a_concept_without_a_direction_is_refused():
+    with pytest.raises(ValueError, match="the concept is the zero vector"):
+        shift(draw(2, W), torch.zeros(W), 1.0)
+    with pytest.raises(ValueError, match="the concept is the zero vector"):
+        des.target_vectors(draw(2, W), draw(3, W, seed=1), torch.zeros(1, L, D), 200.0)
+
+
 def test_vectors_of_another_size_are_refused():
     with pytest.raises(ValueError, match="a concept of 4 entries for vectors of 30"):
         des.target_vectors(draw(2, W), draw(2, W), draw(4), 1.0)
@@ -210,7 +246,11 @@ def test_vectors_of_another_size_are_refused():
 
 
 def test_at_the_size_of_clip_l_alpha_is_comparable_with_a_vector():
-    """77 tokens of length about 28: 59,136 entries, |s| about 245; alpha 200 leaves cos(t_i, t_j) below 1."""
+    """Arithmetic alone, on random directions: no CLIP is read, and its token length, about 28, is taken from des.md.
+
+    77 tokens of length 28 make a vector of 59,136 entries and length 28 * sqrt(77) = 245.7, so that alpha 200 is 0.8 of
+    it; targets s* - alpha n/|n| of two different s* then still differ, cos(t_i, t_j) < 0.95.
+    """
     tokens = torch.nn.functional.normalize(draw(3, 77, 768), dim=2) * 28
     assert tokens.flatten(1).shape[1] == 59_136
     assert tokens.flatten(1).norm(dim=1).mean().item() == pytest.approx(245.7, abs=0.1)

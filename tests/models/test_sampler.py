@@ -120,6 +120,33 @@ def test_callbacks_change_prompt_embedding_activation_and_latent(diffusion, towe
     assert not torch.allclose(erased, plain)
 
 
+class Rewrite(NoCallbacks):
+    def __init__(self, *texts: str) -> None:
+        self.texts = texts
+
+    def on_prompt(self, context: Context) -> list[str]:
+        context.prompts[:] = self.texts  # in place: what was given is gone
+        return context.prompts
+
+
+def test_a_rewritten_prompt_passes_the_age_word_filter_or_is_an_error(diffusion, tower):
+    given = {"seeds": SEEDS[:2], "guidance": 5.0, "steps": 1}
+    with pytest.raises(ValueError, match="Rewrite: on_prompt gave a text that the age-word filter refuses") as error:
+        generate(diffusion, tower, PROMPTS[:2], **given, callbacks=[NoCallbacks(), Rewrite("a cat", "a red k i d")])
+    assert "k i d" not in str(error.value)  # the message is kept where texts are not
+    generate(diffusion, tower, PROMPTS[:2], **given, callbacks=[Rewrite("a hut", "a red cat")])
+    with pytest.raises(ValueError, match="Rewrite: on_prompt gave 1 texts for 2 prompts"):
+        generate(diffusion, tower, PROMPTS[:2], **given, callbacks=[Rewrite("a hut")])
+
+
+def test_tokens_are_cut_and_padded_to_the_longest_text(tower):
+    tokens = tower.tokens(["a cat", "", "a " * 99])
+    begin, end, pad = (getattr(tower.tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad"))
+    assert tokens.shape == (3, tower.model.config.max_position_embeddings)
+    assert (tokens[:, 0] == begin).all() and tokens[2, -1] == end
+    assert tokens[1].tolist() == [begin, end] + [pad] * (tokens.shape[1] - 2)
+
+
 def test_a_hook_on_no_module_is_an_error(diffusion, tower):
     class Lost(NoCallbacks):
         def unet_hooks(self, context):

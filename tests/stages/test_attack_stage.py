@@ -1,12 +1,19 @@
 """The command line of the attack stage."""
 
+import shlex
+from pathlib import Path
+
 import pytest
 
+from pipeline.attacks.settings import AttackParams
 from pipeline.errors import run
+from pipeline.params import section
 from pipeline.tables import read_output
 from stages import attack
 from tests.attacks.test_run import SECTION
 from tests.worldlet import PARAMS, make
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +40,13 @@ def test_an_entry_of_another_section_is_attacked_for_the_seeds_asked(made, capsy
     assert {(row["defence"], row["seed"]) for row in (*attacks, *images)} == {("quiet", 1)}
     printed = capsys.readouterr().out
     assert "attack: seed 1: suffix: similarity" in printed and "6 of 6 images" in printed
+
+
+@pytest.mark.parametrize("text", [attack.__doc__, (ROOT / "docs/attacks.md").read_text()])
+def test_the_command_that_is_printed_names_a_section_of_the_parameter_file(text):
+    command = text[text.index("python -m stages.attack") :].split("\n\n")[0].replace("\\\n", " ")
+    given = attack.parser().parse_args(shlex.split(command)[3:])
+    section(f"{ROOT / given.params}:{given.section}", AttackParams)
 
 
 @pytest.mark.parametrize(
