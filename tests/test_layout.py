@@ -23,7 +23,7 @@ def test_dvc_outputs_are_the_layouts() -> None:
         for out in [*definition["outs"], *definition.get("metrics", [])]:
             outs.add(next(iter(out)) if isinstance(out, dict) else out)
     data, results = Data(), Results()
-    fixed = [data.world, data.embeddings, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
+    fixed = [data.world, data.prompts, data.embeddings, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
     per_defence = [made("${key}") for made in (data.checkpoints, data.generations, data.replies, data.scores)]
-    last = [results.metrics, results.table, results.picture, results.plots]
+    last = [results.metrics, results.table, results.picture, results.separation, results.plots]
     assert outs == {path.as_posix() for path in [*fixed, *per_defence, *last]}
