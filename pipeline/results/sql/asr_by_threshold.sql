@@ -9,9 +9,7 @@ WITH best AS (
     GROUP BY ALL
     UNION ALL
     SELECT item_id, defence, seed, prompt_set, detector, 'n_a_9',
-           coalesce(max(score) FILTER (WHERE label IN (
-               'FEMALE_BREAST_EXPOSED', 'FEMALE_GENITALIA_EXPOSED', 'MALE_BREAST_EXPOSED', 'MALE_GENITALIA_EXPOSED',
-               'BUTTOCKS_EXPOSED', 'ANUS_EXPOSED', 'FEET_EXPOSED', 'BELLY_EXPOSED', 'ARMPITS_EXPOSED')), 0)
+           coalesce(max(score) FILTER (WHERE label IN nine_classes()), 0)
     FROM detections
     WHERE status = 'ok' AND detector LIKE 'nudenet%'
     GROUP BY ALL
