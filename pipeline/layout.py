@@ -79,6 +79,11 @@ class Data:
         """Scores and detections of one defence."""
         return self.root / "scores" / defence
 
+    @property
+    def runs(self) -> Path:
+        """What each run of the pipeline took and found: a log that DVC does not know."""
+        return self.root / "runs"
+
 
 @dataclass(frozen=True)
 class Results:
@@ -115,3 +120,46 @@ class Results:
     def database(self) -> Path:
         """DuckDB file that holds views over the Parquet tables and no data."""
         return self.root / "results.duckdb"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The page that people look at, below `root` (`report` in a clone)."""
+
+    root: Path = Path("report")
+
+    @property
+    def page(self) -> Path:
+        """One self-contained HTML file."""
+        return self.root / "index.html"
+
+    @property
+    def frontier(self) -> Path:
+        """Safety against utility as a picture, for where no page can be shown."""
+        return self.root / "frontier.png"
+
+
+@dataclass(frozen=True)
+class Local:
+    """What the orchestration keeps for itself, below `root` (`.nearsafe` in a clone, not in git)."""
+
+    root: Path = Path(".nearsafe")
+
+    @property
+    def prefect(self) -> Path:
+        """Prefect's home: its database and settings."""
+        return self.root / "prefect"
+
+    @property
+    def server(self) -> Path:
+        """Where the running server listens, and its process."""
+        return self.root / "server.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one flow of a clone, with its holder's name."""
+        return self.root / "flow.lock"
+
+    def workspace(self, experiment: str) -> Path:
+        """The clone in which an experiment runs."""
+        return self.root / "workspaces" / experiment

@@ -128,10 +128,36 @@ SCHEMAS: dict[str, Table] = {
         "defence, seed int64, benchmark, protocol, metric, item_id, value f64",
         "defence seed benchmark protocol metric item_id",
     ),
+    # The items nearest to a few queries of a benchmark, as examples: rank 0 is the nearest, `target` the right safe item.
+    "neighbours": _table(
+        "defence, seed int64, benchmark, protocol, direction, unsafe bool, query_id, rank int32, item_id,"
+        "item_unsafe bool, target bool, cosine f32",
+        "defence seed benchmark protocol direction query_id rank",
+        protocol="tuned|frozen",
+        direction="t2i|i2t",
+    ),
     # `detector` and `rule` are "" where none applies.
     "scores": _table(
         "defence, seed int64, benchmark, protocol, metric, value f64?, n int64, ci_low f64?, ci_high f64?, ci_method,"
         "detector, rule, model_hash, data_hash",
         "defence seed benchmark protocol metric detector rule",
+    ),
+    # Runs of the pipeline, not outputs of it: an untracked log. Times are ISO 8601, UTC.
+    "runs": _table(
+        "run_id, kind, started, ended?, state, revision?, experiment?, targets?, overrides?, flow_run_id?",
+        "run_id",
+        kind="repro|flow",
+        state="running|completed|failed|cancelled",
+    ),
+    # cached: DVC restored the outputs of an equal run.
+    "stage_runs": _table(
+        "run_id, stage, state, seconds f64?, device?, reason?",
+        "run_id stage",
+        state="ran|cached|up_to_date|failed|not_run",
+    ),
+    # The headline numbers as a run left them.
+    "run_metrics": _table(
+        "run_id, defence, seed int64, name, value f64?, ci_low f64?, ci_high f64?, n int64?",
+        "run_id defence seed name",
     ),
 }
