@@ -128,7 +128,7 @@ SCHEMAS: dict[str, Table] = {
         "defence, seed int64, benchmark, protocol, metric, item_id, value f64",
         "defence seed benchmark protocol metric item_id",
     ),
-    # The items nearest to a few queries of a benchmark, as examples: rank 0 is the nearest, `target` the right safe item.
+    # The items nearest to a few queries of a benchmark: rank 0 is the nearest, `target` the right safe item.
     "neighbours": _table(
         "defence, seed int64, benchmark, protocol, direction, unsafe bool, query_id, rank int32, item_id,"
         "item_unsafe bool, target bool, cosine f32",
