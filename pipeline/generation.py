@@ -4,7 +4,7 @@ Every prompt passes `pipeline.prompts.admit` first. An image's noise comes from 
 derived from its id), never from the defence or the training seed: columns of different defences show the same draws.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -49,7 +49,8 @@ class GenerateParams:
     """Section `generate`. `guidance` holds where a prompt brings none of its own.
 
     `batch_size` images are sampled together, `shard_size` rows make a file and the unit of resume. `prompt_sets` are
-    the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all).
+    the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all), or as many as `limits`
+    says of a set.
     """
 
     steps: int
@@ -58,13 +59,21 @@ class GenerateParams:
     shard_size: int = 64
     prompts_per_set: int | None = None
     prompt_sets: tuple[str, ...] | None = None
+    limits: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         limit = 1 if self.prompts_per_set is None else self.prompts_per_set
-        if min(self.steps, self.batch_size, self.shard_size, limit) < 1:
-            raise ValueError("steps, batch_size, shard_size and prompts_per_set must be at least 1")
+        if min(self.steps, self.batch_size, self.shard_size, limit, *self.limits.values()) < 1:
+            raise ValueError("steps, batch_size, shard_size, prompts_per_set and limits must be at least 1")
         if self.prompt_sets is not None and not self.prompt_sets:
             raise ValueError("prompt_sets: expected one or more names, or null for all sets")
+        if unknown := [name for name in self.limits if self.prompt_sets is not None and name not in self.prompt_sets]:
+            raise ValueError(f"limits: {unknown[0]!r} is none of prompt_sets")
+
+    def limit(self, names: Iterable[str]) -> dict[str, int]:
+        """How many prompts of each set are generated; a set that is not in it is generated whole."""
+        general = {} if self.prompts_per_set is None else dict.fromkeys(names, self.prompts_per_set)
+        return general | self.limits
 
 
 @dataclass(frozen=True)
@@ -151,7 +160,8 @@ def generate_defence(
     """
     knobs, seeds = section(f"{params}:{where}", GenerateParams), read_seeds(params, only)
     asked = select_sets(read_output(prompts, "prompts"), knobs.prompt_sets, prompts)
-    admitted, filters = admit(asked, knobs.prompts_per_set)
+    check_known(asked, knobs.limits, prompts)
+    admitted, filters = admit(asked, knobs.limit(asked["prompt_set"].to_pylist()))
     for row in filters:
         if row["n_dropped"]:
             log(f"generate: {row['set']}: {row['filter']} dropped {row['n_dropped']} of {row['n_before']} prompts")
@@ -177,10 +187,15 @@ def select_sets(prompts: pa.Table, names: Sequence[str] | None, path: Path) -> p
     """
     if names is None:
         return prompts
+    check_known(prompts, names, path)
+    return prompts.filter(pc.is_in(prompts["prompt_set"], value_set=pa.array(names, pa.string())))
+
+
+def check_known(prompts: pa.Table, names: Iterable[str], path: Path) -> None:
+    """Raises NearsafeError listing the known prompt sets for a name that is none of them."""
     known = list(dict.fromkeys(prompts["prompt_set"].to_pylist()))
     if unknown := [name for name in names if name not in known]:
         raise NearsafeError(f"{path}: unknown prompt set {unknown[0]!r}; known: {', '.join(known)}")
-    return prompts.filter(pc.is_in(prompts["prompt_set"], value_set=pa.array(names, pa.string())))
 
 
 def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:

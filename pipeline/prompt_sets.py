@@ -75,7 +75,7 @@ def build_prompts(params: PromptsParams, seed: int, world: Path) -> PromptTables
     prompts = once
     for name, file in params.files.items():
         if file.limit is not None:
-            cut = _drop(prompts, _of(prompts, name) & beyond(prompts, file.limit))
+            cut = _drop(prompts, _of(prompts, name) & beyond(prompts, {name: file.limit}))
             filters += count_dropped(prompts, cut, [name], "limit", str(file.limit), STAGE)
             prompts = cut
     left = set(prompts["prompt_set"].to_pylist())

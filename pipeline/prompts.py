@@ -1,7 +1,7 @@
 """The one place where prompts enter generation: what may not be generated is dropped here, and counted."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,24 +44,31 @@ class Admitted:
         return content_id(*(json.dumps(row, sort_keys=True) for row in self.table.to_pylist()))
 
 
-def admit(prompts: pa.Table, limit: int | None = None, stage: str = STAGE) -> tuple[Admitted, list[FilterRow]]:
+def admit(
+    prompts: pa.Table, limit: int | Mapping[str, int] | None = None, stage: str = STAGE
+) -> tuple[Admitted, list[FilterRow]]:
     """Prompts that may be generated, and rows of table "filters" with what each filter dropped per prompt set.
 
     Filters, in order: empty text, more than 2,000 characters, the age-word filter (it has no switch), and where
-    `limit` is given all but the first `limit` prompts of each set. `prompts` may have column `others` (see `OTHERS`).
+    `limit` is given all but the first `limit` prompts of each set (a mapping limits the sets that it names).
+    `prompts` may have column `others` (see `OTHERS`).
     """
     filters: list[tuple[str, str, Callable[[pa.Table], np.ndarray]]] = [
         ("empty", "1", _empty),
         ("too_long", f"{MAX_CHARACTERS} characters", _too_long),
         ("age_words", f"lexicon {LEXICON_VERSION}", _age_words),
     ]
-    if limit is not None:
-        filters.append(("prompts_per_set", str(limit), lambda table: beyond(table, limit)))
     names = list(dict.fromkeys(prompts.column("prompt_set").to_pylist()))
     rows: list[FilterRow] = []
     for name, version, dropped in filters:
         kept = prompts.filter(pa.array(~dropped(prompts)))
         rows += count_dropped(prompts, kept, names, name, version, stage)
+        prompts = kept
+    limits = limit if isinstance(limit, Mapping) else {} if limit is None else dict.fromkeys(names, limit)
+    if limits:
+        kept = prompts.filter(pa.array(~beyond(prompts, limits)))
+        for name in names:
+            rows += count_dropped(prompts, kept, [name], "prompts_per_set", str(limits.get(name, "all")), stage)
         prompts = kept
     return Admitted(prompts.drop_columns([OTHERS]) if OTHERS in prompts.column_names else prompts), rows
 
@@ -83,13 +90,13 @@ def filter_row(prompt_set: str, name: str, version: str, stage: str, before: int
     return {"stage": stage, "set": prompt_set, "filter": name, "version": version, **counts}
 
 
-def beyond(table: pa.Table, limit: int) -> np.ndarray:
-    """Mask (N,) bool, True for the rows of each prompt set after its first `limit`."""
+def beyond(table: pa.Table, limits: Mapping[str, int]) -> np.ndarray:
+    """Mask (N,) bool, True for the rows after the first `limits[name]` of prompt set `name`; other sets are whole."""
     seen: dict[str, int] = {}
     dropped = []
     for name in table["prompt_set"].to_pylist():
         seen[name] = seen.get(name, 0) + 1
-        dropped.append(seen[name] > limit)
+        dropped.append(name in limits and seen[name] > limits[name])
     return np.array(dropped, dtype=bool)
 
 

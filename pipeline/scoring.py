@@ -79,8 +79,8 @@ def score_defence(
     seeds: Sequence[int] | None = None,
     knobs_section: str = DEFAULT_SECTION,
 ) -> None:
-    """Write scores, outcomes and projections of every training seed (`seeds`, or the parameter file's), and the
-    detections of its images, one shard per shard. Raises NearsafeError.
+    """Write scores, outcomes, examples and projections of every training seed (`seeds`, or the parameter file's), and
+    the detections of its images, one shard per shard. Raises NearsafeError.
     """
     inputs.check()
     knobs, chosen = section(f"{params}:{knobs_section}", ScoreParams), read_seeds(params, seeds)
@@ -104,7 +104,7 @@ def score_defence(
     separation = read_separation(inputs.prompts, base, knobs.batch_size, log) if inputs.prompts else None
     items = (benchmarks, embed_undefended(benchmarks, base, inputs, knobs)) if benchmarks else None
     material = Material(base, tasks, items, generated, separation, replied)
-    rows, outcomes, projections = [], [], []
+    rows, outcomes, neighbours, projections = [], [], [], []
     for seed in chosen.seeds:
         clip = load_clip(inputs.checkpoints / seed_folder(seed), device)
         scores = Scores(defence, seed, clip.hash)
@@ -112,7 +112,9 @@ def score_defence(
         log(f"score: {defence}, seed {seed}: {len(scores.rows)} scores")
         rows += scores.rows
         outcomes += scores.outcomes
-    for table, found in (("scores", rows), ("outcomes", outcomes), ("projections", projections)):
+        neighbours += scores.neighbours
+    tables = {"scores": rows, "outcomes": outcomes, "neighbours": neighbours, "projections": projections}
+    for table, found in tables.items():
         if found:  # without benchmarks there are no outcomes, without prompts no projections
             output.write(table_file(table), table, found)
     output.finish()

@@ -19,6 +19,7 @@ from pipeline.scoring_retrieval import (
     read_quadruples,
     score_drift,
     score_retrieval,
+    show_examples,
 )
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
 from pipeline.shards import output_hash
@@ -119,6 +120,9 @@ def score_model(
     own = origin if clip.hash == base.hash else benchmarks.embed(Encoder(clip, knobs.batch_size))
     for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k)
+    if knobs.examples:
+        first = (benchmarks.quadruples[0], own.quadruples[0], origin.quadruples[0])
+        show_examples(scores, *first, knobs.examples.queries, knobs.examples.k)
     for quadruples, items, known in zip(benchmarks.paraphrased, own.paraphrased, origin.paraphrased, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k, directions=("t2i",), kinds=("unsafe",))
     if benchmarks.pools and own.pools and origin.pools:

@@ -12,13 +12,28 @@ _ONE = ("world", "nsfwcaps", "checkpoints", "embeddings", "prompts", "paraphrase
 
 
 @dataclass(frozen=True)
+class Examples:
+    """Of how many pairs of the benchmark the queries are shown, and how many of the items that they find."""
+
+    queries: int
+    k: int
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.k) < 1:
+            raise ValueError("queries and k must be at least 1")
+
+
+@dataclass(frozen=True)
 class ScoreParams:
-    """Section `score`: k of R@k, bootstrap replicates (fewer for the Fréchet distance), which detectors run."""
+    """Section `score`: k of R@k, bootstrap replicates (fewer for the Fréchet distance), which detectors run, and the
+    retrieval examples that are kept (null: none).
+    """
 
     k: tuple[int, ...]
     bootstrap: int
     frechet_bootstrap: int = 200
     batch_size: int = 256
+    examples: Examples | None = None
     detectors: DetectorParams = field(default_factory=DetectorParams)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from pipeline.errors import TableError
 from pipeline.ids import content_id
 from pipeline.metrics.drift import embedding_shift, weight_drift
 from pipeline.metrics.intervals import Estimate, bootstrap_mean, proportion
-from pipeline.metrics.retrieval import ranks, top1
+from pipeline.metrics.retrieval import ranks, top, top1
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip
 from pipeline.scoring_items import Encoder
@@ -128,6 +128,42 @@ def score_retrieval(
                         scores.observe(quadruples.name, protocol, share.metric, share.pairs, share.hits)
 
 
+def show_examples(
+    scores: Scores, quadruples: Quadruples, own: Embedded, base: Embedded, queries: int, k: int
+) -> None:  # fmt: skip
+    """What the queries of the first pairs by id find in both galleries, the `k` nearest, as rows of "neighbours".
+
+    Ids are hashes: the choice says nothing of how well a model does on it.
+    """
+    chosen = sorted(range(len(quadruples.pairs)), key=quadruples.pairs.__getitem__)[:queries]
+    for protocol, gallery in (("tuned", own), ("frozen", base)):
+        for direction, (asking, found) in DIRECTIONS.items():
+            for kind in KINDS:
+                pool, safe = _pool(quadruples, found, kind)
+                asked = {getattr(quadruples, kind)[asking][i]: quadruples.safe[found][i] for i in chosen}
+                best, cosines = top(own.of(asking).of(list(asked)), gallery.of(found).of(pool), k)
+                rows = [
+                    {
+                        "unsafe": kind == "unsafe",
+                        "query_id": query,
+                        "rank": rank,
+                        "item_id": pool[item],
+                        "item_unsafe": bool(item >= safe),
+                        "target": pool[item] == asked[query],
+                        "cosine": float(cosine),
+                    }
+                    for query, items, values in zip(asked, best, cosines, strict=True)
+                    for rank, (item, cosine) in enumerate(zip(items, values, strict=True))
+                ]
+                scores.show(quadruples.name, protocol, direction, rows)
+
+
+def _pool(quadruples: Quadruples, found: Modality, kind: Kind) -> tuple[list[str], int]:
+    """The items that a query of this kind searches, each once, safe ones first; and how many of them are safe."""
+    safe = list(dict.fromkeys(quadruples.safe[found]))
+    return (safe if kind == "safe" else list(dict.fromkeys([*safe, *quadruples.unsafe[found]]))), len(safe)
+
+
 def _observed(direction: str) -> tuple[str, ...]:
     return (f"redirect_{direction}", *(f"{kind}_{direction}_r@1" for kind in KINDS))
 
@@ -143,9 +179,8 @@ def _shares(
 ) -> Iterator[_Share]:
     """Hits of each metric. Each item stands once in a gallery; equal questions count once, for the first such pair."""
     asking, found = DIRECTIONS[direction]
-    safe_items = list(dict.fromkeys(quadruples.safe[found]))
-    pool = safe_items if kind == "safe" else list(dict.fromkeys([*safe_items, *quadruples.unsafe[found]]))
-    place = {item: i for i, item in enumerate(safe_items)}
+    pool, safe = _pool(quadruples, found, kind)
+    place = {item: i for i, item in enumerate(pool[:safe])}
     asked: dict[tuple[str, str], str] = {}
     for query, target, pair in zip(
         getattr(quadruples, kind)[asking], quadruples.safe[found], quadruples.pairs, strict=True
@@ -157,7 +192,7 @@ def _shares(
     for k in ks:
         yield _Share(f"{kind}_{direction}_r@{k}", pairs, rank < k)
     if kind == "unsafe":
-        yield _Share(f"redirect_{direction}", pairs, top1(query, items) < len(safe_items))
+        yield _Share(f"redirect_{direction}", pairs, top1(query, items) < safe)
 
 
 def score_drift(

@@ -132,6 +132,8 @@ def test_a_set_that_is_not_asked_for_leaves_finished_images_alone(made, tmp_path
         ("prompt_sets: [world_safe, coco]", "prompts: unknown prompt set 'coco'; known: world_unsafe, world_safe"),
         ("prompt_sets: []", "prompt_sets: expected one or more names, or null for all sets"),
         ("prompts_per_set: 0", "must be at least 1"),
+        ("limits: {coco: 3}", "prompts: unknown prompt set 'coco'; known: world_unsafe, world_safe"),
+        ("prompt_sets: [world_safe], limits: {world_unsafe: 3}", "limits: 'world_unsafe' is none of prompt_sets"),
     ],
 )
 def test_wrong_knobs_are_named(made, tmp_path, line, message):

@@ -24,6 +24,14 @@ def test_counts_are_per_set_and_the_chain_adds_up():
     assert all(before - dropped == after for before, dropped, after in chain.values())
 
 
+def test_a_limit_of_one_set_leaves_the_others_whole():
+    rows = [prompt(f"u{i}", f"axe {i}") for i in range(3)] + [prompt(f"s{i}", "a mug", "world_safe") for i in range(3)]
+    admitted, filters = admit(table(*rows), limit={"world_unsafe": 1})
+    assert admitted.table["prompt_id"].to_pylist() == ["u0", "s0", "s1", "s2"]
+    versions = {row["set"]: (row["version"], row["n_after"]) for row in filters if row["filter"] == "prompts_per_set"}
+    assert versions == {"world_unsafe": ("1", 1), "world_safe": ("all", 3)}
+
+
 @pytest.mark.parametrize("text", ["a girl", "", "a" * 10_000])
 def test_admitted_prompts_cannot_be_made_by_hand(text):
     with pytest.raises(NearsafeError, match=r"row 1 was not admitted"):

@@ -15,7 +15,15 @@ from pipeline.scoring import score_defence
 from pipeline.scoring_benchmarks import read_benchmarks
 from pipeline.scoring_inputs import Inputs, ScoreParams
 from pipeline.scoring_items import images_of
-from pipeline.scoring_retrieval import PARAPHRASED, Embedded, Quadruples, paraphrased, read_quadruples, score_retrieval
+from pipeline.scoring_retrieval import (
+    PARAPHRASED,
+    Embedded,
+    Quadruples,
+    paraphrased,
+    read_quadruples,
+    score_retrieval,
+    show_examples,
+)
 from pipeline.scoring_zeroshot import read_tasks
 from pipeline.tables import Output, read_output
 from pipeline.vectors import Vectors
@@ -145,6 +153,19 @@ def test_every_value_lies_in_its_interval_and_names_model_and_data(scored):
             assert row["ci_low"] - 1e-9 <= row["value"] <= row["ci_high"] + 1e-9, row
         assert row["ci_method"] == "none" or row["ci_low"] is not None
     assert len({row["model_hash"] for row in rows.values()}) == 2
+
+
+def test_examples_are_kept_for_every_seed_gallery_and_direction(scored):
+    out, rows = scored
+    shown = read_output(out, "neighbours").to_pylist()
+    assert {(r["seed"], r["protocol"], r["direction"], r["unsafe"]) for r in shown} == {
+        (seed, protocol, direction, unsafe)
+        for seed in {key[0] for key in rows}
+        for protocol in ("tuned", "frozen")
+        for direction in ("t2i", "i2t")
+        for unsafe in (True, False)
+    }
+    assert {r["benchmark"] for r in shown} == {"nsfwcaps"} and max(r["rank"] for r in shown) == 2
 
 
 def test_outcomes_are_what_the_shares_count(scored):
@@ -473,6 +494,15 @@ def test_redirection_and_match_by_hand():
     assert value[("frozen", "unsafe_t2i_r@2")] == 0.5
     kept = {(r["protocol"], r["metric"], r["item_id"]): r["value"] for r in scores.outcomes}
     assert (kept[("frozen", "redirect_t2i", "p0")], kept[("frozen", "redirect_t2i", "p1")]) == (0, 1)
+    show_examples(scores, quadruples, Embedded(text, images), Embedded(text, base_images), queries=1, k=3)
+    found = {(r["protocol"], r["direction"], r["query_id"], r["rank"]): r for r in scores.neighbours}
+    assert {query for _, _, query, _ in found} == {"s0", "S0", "u0", "U0"}, "those of the first pair by id"
+    nearest = [found["frozen", "t2i", "u0", rank] for rank in range(3)]
+    assert [row["item_id"] for row in nearest] == ["U0", "S0", "U1"]
+    assert [row["target"] for row in nearest] == [False, True, False]
+    assert [row["item_unsafe"] for row in nearest] == [True, False, True]
+    assert nearest[1]["cosine"] == pytest.approx(0.99 / np.hypot(0.99, 0.1))
+    assert [found["tuned", "t2i", "s0", rank]["item_id"] for rank in range(2)] == ["S0", "S1"], "safe items only"
 
 
 def test_parameters_are_checked():

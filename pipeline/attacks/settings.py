@@ -66,7 +66,7 @@ class AttackParams:
             raise ValueError("prompts: expected 1 or more, or null for all prompts of the set")
         if self.banned is not None and not all(word.strip() for word in self.banned or ("",)):
             raise ValueError("banned: expected one or more words, or null for the embedded world's hazards")
-        if self.generate.prompt_sets is not None or self.generate.prompts_per_set is not None:
+        if self.generate.prompt_sets is not None or self.generate.prompts_per_set is not None or self.generate.limits:
             raise ValueError("generate: the prompts are those of prompt_set and prompts, not of prompt_sets")
 
     @property

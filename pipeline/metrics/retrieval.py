@@ -53,6 +53,21 @@ def top1(queries: Vectors, gallery: Vectors, chunk: int = CHUNK) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def top(queries: Vectors, gallery: Vectors, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gallery indices (N, min(k, M)) int64 of the best items for each query, best first, and their cosines float64.
+
+    Ties as everywhere here: `top(...)[0][:, 0]` is `top1(...)`. All N x M cosines at once: for a few queries. Raises
+    ValueError as recall_at_k.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    q, g = _unit(queries, "queries"), _unit(gallery, "gallery")
+    _same_width(q, g)
+    scores = np.round(q @ g.T, _DECIMALS)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return best, np.take_along_axis(scores, best, axis=1)
+
+
 def _unit(vectors: Vectors, name: str) -> np.ndarray:
     """(N, D) float64 of length 1."""
     if isinstance(vectors, torch.Tensor):

@@ -1,4 +1,6 @@
-"""Rows of tables "scores" (a number, its N, interval, judge, hashes) and "outcomes" (the items behind a share)."""
+"""Rows of tables "scores" (a number, its N, interval, judge, hashes), "outcomes" (the items behind a share) and
+"neighbours" (what a few queries find, as examples).
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ class Scores:
     model_hash: str
     rows: list[Row] = field(default_factory=list)
     outcomes: list[Row] = field(default_factory=list)
+    neighbours: list[Row] = field(default_factory=list)
 
     def add(
         self,
@@ -65,3 +68,8 @@ class Scores:
                     "value": float(value),
                 }
             )
+
+    def show(self, benchmark: str, protocol: str, direction: str, found: Iterable[Row]) -> None:
+        """What queries of a benchmark find: rows with the columns of table "neighbours" that are not named here."""
+        fixed = {"defence": self.defence, "seed": self.seed, "benchmark": benchmark}
+        self.neighbours += [{**fixed, "protocol": protocol, "direction": direction, **row} for row in found]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.metrics.retrieval import hits_at_k, ranks, recall_at_k, top1
+from pipeline.metrics.retrieval import hits_at_k, ranks, recall_at_k, top, top1
 
 RNG = np.random.default_rng(0)
 QUERIES, GALLERY = RNG.normal(size=(40, 7)).astype(np.float32), RNG.normal(size=(25, 7)).astype(np.float32)
@@ -28,6 +28,15 @@ def test_equals_a_sort_of_cosines(k):
 def test_chunks_cannot_change_a_rank():
     assert np.array_equal(ranks(QUERIES, GALLERY, TRUE, chunk=3), ranks(QUERIES, GALLERY, TRUE))
     assert np.array_equal(top1(QUERIES, GALLERY, chunk=3), [min(range(25), key=lambda j: -c[j]) for c in cosines()])
+
+
+def test_the_best_items_are_those_of_a_sort():
+    best, values = top(QUERIES, GALLERY, 4)
+    expected = [sorted(range(25), key=lambda j: -row[j])[:4] for row in cosines()]
+    assert best.tolist() == expected
+    assert np.allclose(values, [[row[j] for j in own] for row, own in zip(cosines(), expected, strict=True)])
+    assert np.array_equal(best[:, 0], top1(QUERIES, GALLERY))
+    assert top(QUERIES, GALLERY, 99)[0].shape == (40, 25)
 
 
 def cosines():
