@@ -1,0 +1,5 @@
+"""The browser in which the page is opened."""
+
+from tests.browser import chromium
+
+__all__ = ["chromium"]
