@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages: the one that is installed, else Debian's package, else a skip with its reason.
+"""A headless Chromium for tests of pages: the installed one, else Debian's package, else a skip with its reason.
 
 Use it in a test folder by importing the fixture into its conftest.py:
 
