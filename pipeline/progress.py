@@ -3,9 +3,10 @@
 dvc dag --dot TARGET > plan.dot
 dvc repro TARGET 2>&1 | python -m pipeline.progress --plan plan.dot
 
-A stage that still has to run is expected to take as long as those of its kind that have run (`attack_score@des` and
-`attack_score@original` are of one kind); a kind that has not run yet, as long as the mean stage. Stages that DVC skips
-cost nothing and teach nothing.
+A stage that still has to run is expected to take as long as when it last ran, at the speed that this run has shown so
+far. One that has not run before: as long as those of its kind in this run (`attack_score@des` and
+`attack_score@original` are of one kind); a kind that is new, too: as long as the mean stage. Stages that DVC skips cost
+nothing and teach nothing.
 """
 
 import argparse
@@ -13,49 +14,118 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 from pipeline.errors import NearsafeError, run
 
-_STARTS = re.compile(r"^(Running s|S)tage '([^']+)'")
+State = Literal["ran", "cached", "up_to_date", "failed"]
+_STARTS = re.compile(r"^(Running s|S)tage '([^']+)'(:| is cached)?")
+_FAILED = re.compile(r"^ERROR: failed to reproduce(?: stages:)? ((?:'[^']+'(?:, and |, | and )?)+)(?:: (.*))?")
 _NODE = re.compile(r'^"([^"]+)";$', re.MULTILINE)
+# The ratio of this run's seconds to those of earlier runs says little while both are small.
+_SETTLED = 10.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a stage ended. `seconds`: of one that ran or failed while running."""
+
+    state: State
+    seconds: float | None = None
+    reason: str | None = None
 
 
 class Progress:
-    """Follows a run by its lines. `planned`: names of the stages that DVC will come to."""
+    """Follows a run by its lines. `planned`: names of the stages that DVC will come to.
 
-    def __init__(self, planned: Collection[str]) -> None:
+    `stale`: those of them that it will run (None: not known, as if all). `past`: seconds of stages in earlier runs.
+    """
+
+    def __init__(
+        self,
+        planned: Collection[str],
+        stale: Collection[str] | None = None,
+        past: Mapping[str, float] | None = None,
+    ) -> None:
         self.planned, self.seen = frozenset(planned), set[str]()
+        self.past = dict(past or {})
         self.durations: dict[str, list[float]] = {}
+        self.ended: dict[str, Done] = {}
+        self._stale = self.planned if stale is None else frozenset(stale)
         self._running: tuple[str, float] | None = None
+
+    @property
+    def running(self) -> str | None:
+        """The stage that runs now."""
+        return self._running[0] if self._running else None
 
     def line(self, text: str, seconds: float) -> str:
         """The line, `seconds` after the start; where a stage begins or is skipped, it says where the run stands."""
+        if failed := _FAILED.match(text):
+            self._fail(re.findall("'([^']+)'", failed[1]), failed[2], seconds)
+            return text
         found = _STARTS.match(text)
         if not found:
             return text
-        if self._running:
-            name, began = self._running
-            self.durations.setdefault(kind(name), []).append(seconds - began)
-        self._running = (found[2], seconds) if found[1] == "Running s" else None
-        self.seen.add(found[2])
+        self.end(seconds)
+        name = found[2]
+        if found[1] == "Running s":
+            self._running = (name, seconds)
+        else:
+            self.ended[name] = Done("cached" if found[3] == " is cached" else "up_to_date")
+        self.seen.add(name)
         count = f"{len(self.seen)} of {len(self.planned | self.seen)}"
         left = self.left()
         rest = "time left not known yet" if left is None else f"about {duration(left)} left"
         return f"[{count}, {duration(seconds)}, {rest}] {text}"
 
+    def end(self, seconds: float, state: State = "ran", reason: str | None = None) -> None:
+        """The stage that runs has ended, `seconds` after the start of the run. Nothing happens where none runs."""
+        if self._running:
+            name, began = self._running
+            self.ended[name] = Done(state, seconds - began, reason)
+            if state == "ran":
+                self.durations.setdefault(kind(name), []).append(seconds - began)
+            self._running = None
+
     def left(self) -> float | None:
-        """Seconds that the running stage and those to come will take; None while no stage has run."""
-        waiting = [*(self.planned - self.seen), *([self._running[0]] if self._running else [])]
-        if not waiting:
-            return 0.0
-        if not self.durations:
-            return None
-        known = {name: fmean(values) for name, values in self.durations.items()}
-        typical = fmean(value for values in self.durations.values() for value in values)
-        return sum(known.get(kind(name), typical) for name in waiting)
+        """Seconds that the running stage and those to come will take; None while nothing is known of a stage."""
+        waiting = [*(self._stale - self.seen), *([self._running[0]] if self._running else [])]
+        expected = [self._expected(name) for name in waiting]
+        return None if None in expected else float(sum(expected))
+
+    def _expected(self, stage: str) -> float | None:
+        if stage in self.past:
+            return self.past[stage] * self._speed()
+        if alike := self.durations.get(kind(stage)):
+            return fmean(alike)
+        if alike := [seconds for name, seconds in self.past.items() if kind(name) == kind(stage)]:
+            return fmean(alike) * self._speed()
+        if known := [value for values in self.durations.values() for value in values]:
+            return fmean(known)
+        return fmean(self.past.values()) if self.past else None
+
+    def _speed(self) -> float:
+        """This run's seconds over those of earlier runs, for stages that both know; 1 to begin with."""
+        both = [
+            (done.seconds, self.past[name]) for name, done in self.ended.items() if done.seconds and name in self.past
+        ]
+        now, before = (sum(column) for column in zip(*both, strict=True)) if both else (0.0, 0.0)
+        return (now + _SETTLED) / (before + _SETTLED)
+
+    def _fail(self, names: Iterable[str], reason: str | None, seconds: float) -> None:
+        if self.running in (names := list(names)):
+            self.end(seconds, "failed", reason)
+        else:
+            self.end(seconds)
+        for name in names:  # with --keep-going DVC names the failed ones at the end
+            seconds_it_took = self.ended[name].seconds if name in self.ended else None
+            self.ended[name] = Done("failed", seconds_it_took, reason)
+            self.seen.add(name)
 
 
 def kind(stage: str) -> str:

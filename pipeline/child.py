@@ -1,0 +1,110 @@
+"""A child process of our own making: the environment it gets, its lines as they come, and its whole group's end."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import IO
+
+# As the Makefile sets them: nothing may reach a model hub or report usage, and hashes of strings do not vary.
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONHASHSEED": "0",
+}
+_LINE_END = re.compile(rb"(?<=\n)|(?<=\r)(?!\n|\Z)")  # the place after it; a last \r may be half of \r\n
+# How long each signal may take before the next, stronger one.
+_GRACE = ((signal.SIGINT, 10.0), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+
+def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for DVC and its stages: offline, unbuffered, and this environment's own `python` and `dvc` first."""
+    base = os.environ if base is None else base
+    path = os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)])
+    return {**base, **OFFLINE, "PATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+class Child:
+    """A command in a session of its own, so that a signal reaches it and all that it started, or none of them."""
+
+    def __init__(self, command: Sequence[str], folder: Path) -> None:
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environment(), start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    def lines(self) -> Iterator[str]:
+        """What it prints, errors too, each with the end it had: \\n, or \\r where a progress bar draws over itself."""
+        assert self._process.stdout is not None
+        return _lines(self._process.stdout)
+
+    def wait(self) -> int:
+        """Its exit status."""
+        return self._process.wait()
+
+    def stop(self) -> None:
+        """End the whole group: ask with SIGINT, then SIGTERM, then SIGKILL. What it still prints is dropped."""
+        try:
+            for number, seconds in _GRACE:
+                self._signal(number)
+                if self._gone(seconds):
+                    return
+        except KeyboardInterrupt:  # asked again: at once
+            self._signal(signal.SIGKILL)
+            self._gone(_GRACE[-1][1])
+
+    def _signal(self, number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def _gone(self, seconds: float) -> bool:
+        """Whether every process of the group ended within so many seconds."""
+        assert self._process.stdout is not None
+        os.set_blocking(self._process.stdout.fileno(), False)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with suppress(BlockingIOError):  # a full pipe would keep it from ending
+                while os.read(self._process.stdout.fileno(), 65536):
+                    pass
+            self._process.poll()
+            try:
+                os.killpg(self._process.pid, 0)
+            except ProcessLookupError:
+                return True
+            except PermissionError:  # macOS says so of a group of zombies
+                return self._process.poll() is not None
+            time.sleep(0.05)
+        return False
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM and a closed terminal do what Ctrl-C does: raise KeyboardInterrupt, so that children are ended."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _lines(pipe: IO[bytes]) -> Iterator[str]:
+    rest = b""
+    while chunk := pipe.read1(65536):  # type: ignore[attr-defined]
+        *whole, rest = _LINE_END.split(rest + chunk)
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")
