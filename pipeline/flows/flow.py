@@ -1,0 +1,168 @@
+"""The Prefect flow: one task per stale stage, in the order of DVC's graph, and what it shows at the end.
+
+Import this only after `home.prepare`: Prefect reads its settings when it is first imported.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import allow_failure, flow, get_client, get_run_logger, runtime
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Cancelled, Completed, Failed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipeline.errors import NearsafeError
+from pipeline.flows import lock
+from pipeline.flows.artifacts import show_results, show_stages
+from pipeline.flows.devices import Devices, find_gpus
+from pipeline.flows.experiment import save
+from pipeline.flows.home import live_server
+from pipeline.flows.job import Job, Request, open_job
+from pipeline.flows.outcome import Outcome, conclude, nothing_stale
+from pipeline.flows.processes import Processes
+from pipeline.flows.stages import Work, run_stage
+from pipeline.flows.summary import Ended
+from pipeline.layout import Data, Results
+from pipeline.runs import RunRecord, metrics_rows
+
+# A task that waits for others holds a thread, so there must be more threads than stages; real work is limited by the
+# devices and slots. Threads are made when a task needs one.
+_THREADS = 1000
+
+
+def _flow_run_name() -> str:
+    values = runtime.flow_run.parameters
+    return str(Request(Path(), tuple(values["targets"]), tuple(values["overrides"]), values["force"]))
+
+
+@flow(
+    name="repro",
+    flow_run_name=_flow_run_name,
+    task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),
+    persist_result=False,
+    retries=0,
+)
+def repro(targets: list[str] = [], overrides: list[str] = [], force: bool = False) -> State:  # noqa: B006
+    """Run what is out of date, independent stages at once.
+
+    Args:
+        targets: Stages ("score@des"), groups ("train") or studies ("studies/dvc.yaml:attack_findings"); what they need
+            is brought up to date, too. None: all of dvc.yaml.
+        overrides: Parameters for this run only, as NAME=VALUE ("train.epochs=2"). They make it an experiment in a
+            workspace of its own, listed by `dvc exp show`; params.yaml stays as it is.
+        force: Run the stages again even where nothing changed.
+    """
+    with open_job(Request(Path.cwd(), tuple(targets), tuple(overrides), force)) as job:
+        return as_state(execute(job))
+
+
+def run_job(job: Job) -> Outcome:
+    """Run a job that is open already as a flow of this process."""
+    outcomes: list[Outcome] = []
+
+    def repro_opened(targets: list[str], overrides: list[str], force: bool) -> State:
+        outcomes.append(execute(job))
+        return as_state(outcomes[0])
+
+    opened = flow(
+        repro_opened, name="repro", flow_run_name=_flow_run_name, persist_result=False, retries=0,
+        task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),
+    )  # fmt: skip
+    request = job.request
+    state = opened(list(request.targets), list(request.overrides), request.force, return_state=True)
+    if not outcomes:
+        state.result(raise_on_failure=True)  # what went wrong before or inside `execute`
+        raise RuntimeError(f"the flow ended as {state.name} without an outcome: {state.message}")
+    return outcomes[0]
+
+
+def as_state(outcome: Outcome) -> State:
+    """The flow run's final state."""
+    make = {"completed": Completed, "failed": Failed, "cancelled": Cancelled}[outcome.state]
+    return make(message=outcome.message)
+
+
+def execute(job: Job) -> Outcome:
+    """Run the stages of a job inside a flow, show what came of it, and keep it in the log of runs."""
+    if not job.plan.steps:
+        return nothing_stale(job)
+    request, flow_run_id = job.request, str(runtime.flow_run.id)
+    record = RunRecord.start(
+        request.root / Data().root, "flow", targets=request.targets, overrides=request.overrides,
+        experiment=job.experiment, flow_run_id=flow_run_id, revision=job.revision,
+    )  # fmt: skip
+    lock.write(request.root, replace(job.holder, run_id=record.run_id, flow_run_id=flow_run_id))
+    if job.experiment:
+        _label(job)
+    work = Work(job.place, request.force, Devices(find_gpus(request.devices), job.settings.cpu_slots), record)
+    for name in job.plan.stages:
+        if name not in job.plan.steps:
+            work.end(name, Ended("up_to_date"))
+    before, state = _metrics(request.root), "failed"
+    try:
+        with _signals(work.processes):
+            _run_stages(job, work)
+            outcome = conclude(job, work.ended, work.processes.cancelled, record.run_id, _page(request.root))
+            if job.experiment and outcome.state == "completed":
+                save(request.root, job.place, job.experiment)
+            show_stages(job, work, outcome.message)
+            if outcome.state == "completed":
+                show_results(job, before, _metrics(job.place))
+        state = outcome.state
+        return outcome
+    finally:
+        record.finish(state, job.place / Results().metrics)
+
+
+def _run_stages(job: Job, work: Work) -> None:
+    """One task per step; each waits for those it needs, and independent branches end whatever fails elsewhere."""
+    steps = job.plan.steps
+    get_run_logger().info("%d of %d stages to run in %s", len(steps), len(job.plan.stages), job.place.resolve())
+    futures: dict[str, PrefectFuture] = {}
+    for name, step in steps.items():  # a task below one that failed starts, too, to end with the reason
+        futures[name] = run_stage.submit(
+            name, step, work, wait_for=[allow_failure(futures[upstream]) for upstream in step.upstream]
+        )
+    for name, future in futures.items():
+        future.wait()
+        if name not in work.ended:
+            reason = future.state.message if future.state else None
+            work.end(name, Ended("failed", reason=reason or "its task ended without a word"))
+
+
+@contextmanager
+def _signals(processes: Processes) -> Iterator[None]:
+    """SIGINT and SIGTERM end the stages. Inside the flow: Prefect has set handlers of its own before."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    old = {number: signal.signal(number, processes.cancel) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _label(job: Job) -> None:
+    """Show the experiment's name wherever the flow run is listed."""
+    with get_client(sync_client=True) as client:
+        name = f"{job.experiment}: {job.request}"
+        client.update_flow_run(runtime.flow_run.id, name=name, tags=["experiment", job.experiment])
+    get_run_logger().info("experiment %s, in %s", job.experiment, job.place)
+
+
+def _metrics(place: Path) -> list[dict[str, Any]]:
+    """The headline numbers that lie there now; none before the first run, and none of a file that is not whole."""
+    try:
+        return metrics_rows(place / Results().metrics)
+    except NearsafeError:
+        return []
+
+
+def _page(root: Path) -> str | None:
+    server = live_server(root)
+    return f"{server.url}/runs/flow-run/{runtime.flow_run.id}" if server else None

@@ -1,0 +1,102 @@
+"""Prefect's settings for one clone: a home, no telemetry, no server but ours. Set before Prefect is imported."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.layout import Local
+
+STARTUP = 90  # seconds; a container took 75 on a first start, Prefect allows 20
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that a file names. Its start time tells it from a later one with the same number."""
+
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, pid: int) -> "Process":
+        """The one that now has this number. Raises psutil.NoSuchProcess."""
+        return cls(pid, psutil.Process(pid).create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it still runs."""
+        try:
+            process = psutil.Process(self.pid)
+            alive = abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where `serve` listens. `processes`: itself, Prefect's server and its runner."""
+
+    url: str  # of the pages; the API is below /api
+    report: str  # of the report's page
+    processes: tuple[Process, ...]
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a small file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_server(root: Path, server: Server) -> None:
+    """Say where the server of this clone is."""
+    write_json(root / Local().server, asdict(server))
+
+
+def read_server(root: Path) -> Server | None:
+    """What the file says, be it true or not; None without a readable one."""
+    try:
+        values = json.loads((root / Local().server).read_text(encoding="utf-8"))
+        return Server(values["url"], values["report"], tuple(Process(**entry) for entry in values["processes"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def live_server(root: Path) -> Server | None:
+    """The server of this clone, if all of it still runs."""
+    server = read_server(root)
+    return server if server and server.processes and all(process.find() for process in server.processes) else None
+
+
+def settings(root: Path, url: str | None) -> dict[str, str]:
+    """Prefect's environment variables. `url`: of the server to talk to; None is Prefect's temporary one."""
+    home = (root / Local().prefect).resolve()
+    values = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_UI_STATIC_DIRECTORY": str(home / "pages"),  # the environment may not be writable
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP),
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "DO_NOT_TRACK": "1",
+        "DVC_NO_ANALYTICS": "1",
+    }
+    return {**values, "PREFECT_API_URL": f"{url}/api"} if url else values
+
+
+def environment(root: Path, url: str | None) -> dict[str, str]:
+    """This process's environment with those settings, and none of Prefect's that name another server or profile."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, **settings(root, url)}
+
+
+def prepare(root: Path, url: str | None) -> None:
+    """Give this process those settings. To be called before Prefect is imported, which reads them once."""
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ.update(settings(root, url))

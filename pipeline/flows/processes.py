@@ -1,0 +1,135 @@
+"""The only command that may run several times at once: `dvc --wait-for-lock repro --single-item STAGE`.
+
+Each runs in a process group of its own, so that stopping it also stops the stage's command and what that started.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+GRACE = 10.0  # seconds between SIGTERM and SIGKILL
+TAIL = 12  # last lines that an error quotes
+_SKIPPED = re.compile(r"^Stage '[^']+' didn't change, skipping")
+_CACHED = re.compile(r"^Stage '[^']+' is cached - skipping run")
+_RUNNING = re.compile(r"^Running stage '[^']+':")
+
+Line = Callable[[str, bool], None]  # the text, and whether it is one of a progress bar's many (ended by \r)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a stage's process ended. `reason`: its last words, of a failed one."""
+
+    state: Literal["ran", "cached", "up_to_date", "failed"]
+    seconds: float
+    reason: str | None = None
+
+
+class Processes:
+    """The stages that run now, so that a signal can end them all."""
+
+    def __init__(self) -> None:
+        self._live: set[subprocess.Popen[bytes]] = set()
+        self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called: nothing starts any more."""
+        return self._cancelled.is_set()
+
+    def cancel(self, *_: object) -> None:
+        """End every group: SIGTERM, then SIGKILL to what is left after a while, or at once if called again."""
+        again = self._cancelled.is_set()
+        self._cancelled.set()
+        self._signal(signal.SIGKILL if again else signal.SIGTERM)
+        if not again:
+            threading.Thread(target=self._kill_later, daemon=True).start()
+
+    def repro(self, root: Path, stage: str, force: bool, device: str, line: Line) -> Result:
+        """Bring one stage up to date in the clone `root`; every line it prints goes to `line` as it comes."""
+        force_option = ["--force"] if force else []
+        command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force_option, stage]
+        began, said = time.monotonic(), _Said()
+        process = subprocess.Popen(
+            command, cwd=root, env=_environment(device), start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self._live.add(process)
+        try:
+            if self.cancelled:  # the signal came just before the line above
+                self._signal(signal.SIGTERM)
+            for text, passing in _lines(process.stdout):
+                if not passing:
+                    said.hear(text)
+                line(text, passing)
+            code = process.wait()
+        finally:
+            if process.poll() is None:  # `line` raised: nobody would read the pipe any more
+                self._group(process, signal.SIGKILL)
+                process.wait()
+            self._live.discard(process)
+        seconds = time.monotonic() - began
+        return Result("failed", seconds, said.last_words(code)) if code else Result(said.state, seconds)
+
+    def _kill_later(self) -> None:
+        time.sleep(GRACE)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for process in list(self._live):
+            self._group(process, number)
+
+    @staticmethod
+    def _group(process: subprocess.Popen[bytes], number: int) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, number)
+
+
+class _Said:
+    """What a stage's output means: DVC's own lines say whether it ran."""
+
+    def __init__(self) -> None:
+        self.state: Literal["ran", "cached", "up_to_date"] = "ran"
+        self._decided = False
+        self._tail: deque[str] = deque(maxlen=TAIL)
+
+    def hear(self, text: str) -> None:
+        """Take in a line. After DVC has said what it does, words like its own are the stage's."""
+        if text.strip():
+            self._tail.append(text)
+        for pattern, state in ((_SKIPPED, "up_to_date"), (_CACHED, "cached"), (_RUNNING, "ran")):
+            if not self._decided and pattern.match(text):
+                self.state, self._decided = state, True
+
+    def last_words(self, code: int) -> str:
+        """Why it failed, as far as it said."""
+        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return "\n".join([f"{ended}; last lines:", *self._tail]) if self._tail else ended
+
+
+def _environment(device: str) -> dict[str, str]:
+    """The stage's: its device, unbuffered output, and the `python` and `dvc` of this environment first."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    own = {"PATH": path, "CUDA_VISIBLE_DEVICES": device, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
+    return {**os.environ, **own}
+
+
+def _lines(pipe: IO[bytes]) -> Iterator[tuple[str, bool]]:
+    """Lines as they come; those that end in a bare \\r (a progress bar draws over itself) are marked as passing."""
+    rest = b""
+    while chunk := pipe.read1(65536):
+        *parts, rest = re.split(rb"(\r\n|\n|\r(?!\n|\Z))", rest + chunk)
+        for text, end in zip(parts[::2], parts[1::2], strict=True):
+            yield text.decode(errors="replace").rstrip("\r"), end == b"\r"
+    if rest.strip():
+        yield rest.decode(errors="replace").rstrip("\r"), False
