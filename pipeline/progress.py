@@ -55,7 +55,7 @@ class Progress:
         self.past = dict(past or {})
         self.durations: dict[str, list[float]] = {}
         self.ended: dict[str, Done] = {}
-        self._stale = self.planned if stale is None else frozenset(stale)
+        self.stale = self.planned if stale is None else frozenset(stale)
         self._running: tuple[str, float] | None = None
 
     @property
@@ -94,7 +94,7 @@ class Progress:
 
     def left(self) -> float | None:
         """Seconds that the running stage and those to come will take; None while nothing is known of a stage."""
-        waiting = [*(self._stale - self.seen), *([self._running[0]] if self._running else [])]
+        waiting = [*(self.stale - self.seen), *([self._running[0]] if self._running else [])]
         expected = [self._expected(name) for name in waiting]
         return None if None in expected else float(sum(expected))
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
+EndState = Literal["completed", "failed", "cancelled"]
 # What DVC returns for a command line that it does not take.
 _USAGE = 254
 # Options that show or prepare instead of running: no run to record.
@@ -31,7 +32,7 @@ _NO_RUN = frozenset({"--dry", "-h", "--help", "-i", "--interactive"})
 class Outcome:
     """How a run ended. `stages`: by name; `before`, `after`: rows of metrics.json before and after it."""
 
-    state: Literal["completed", "failed", "cancelled"]
+    state: EndState
     stages: dict[str, Done]
     seconds: float
     before: list[Row]
@@ -41,35 +42,64 @@ class Outcome:
 def reproduce(root: Path, targets: Sequence[str], options: Sequence[str], show: Say) -> Outcome:
     """Run `dvc repro` with these targets and options in the repository at `root`; each line of it goes to `show`.
 
-    Ctrl-C, SIGTERM and a closed terminal end DVC and its stage. Raises NearsafeError where `root` is no repository,
-    for a target that does not exist, and for options that DVC does not take.
+    A run in which a stage runs is recorded below data/runs. Ctrl-C, SIGTERM and a closed terminal end DVC and its
+    stage; then KeyboardInterrupt is raised. Raises NearsafeError where `root` is no repository, for a target that does
+    not exist, and for options that DVC does not take.
     """
     if not (root / "dvc.yaml").is_file():
         raise NearsafeError(f"{root.resolve()}: no dvc.yaml: call `nearsafe repro` in the folder of the clone")
     metrics, data = Results(root / "results").metrics, Data(root / "data").root
     before = _metrics(metrics)
     progress = _plan(root, targets, options, data)
-    if progress.planned and (left := progress.left()):
-        show(f"about {duration(left)} to go, by earlier runs\n")
-    if _NO_RUN.intersection(options):
-        record = None
-    else:
-        from pipeline.runs import RunRecord
-
-        record = RunRecord.start(data, "repro", targets=targets, overrides=(), revision=revision(root))
-    state: Literal["completed", "failed", "cancelled"] = "cancelled"
+    if progress.stale and (left := progress.left()):
+        show(
+            f"{len(progress.stale)} of {len(progress.planned)} stages to run: about {duration(left)}, by earlier runs\n"
+        )
+    log = _Log(root, data, targets, enabled=not _NO_RUN.intersection(options))
     start = time.monotonic()
     try:
-        code = _follow(root, [*options, *targets], progress, record, show, start)
-        state = "failed" if code else "completed"
-    finally:
-        if record:
-            if state != "completed":
-                _leave(record, progress)
-            record.finish(state, metrics if state == "completed" else None)
+        code = _follow(root, [*options, *targets], progress, log, show, start)
+    except BaseException:
+        log.finish("cancelled", progress, None)
+        raise
+    state: EndState = "failed" if code else "completed"
+    log.finish(state, progress, metrics)
     if code == _USAGE:
         raise NearsafeError("DVC does not take these options: see above, and `dvc repro --help`")
     return Outcome(state, progress.ended, time.monotonic() - start, before, _metrics(metrics))
+
+
+class _Log:
+    """The record of a run, from the first stage that is more than up to date: a run of nothing leaves none."""
+
+    def __init__(self, root: Path, data: Path, targets: Sequence[str], enabled: bool) -> None:
+        self._root, self._data, self._targets, self._enabled = root, data, targets, enabled
+        self._record: RunRecord | None = None
+        self._told: dict[str, Done] = {}
+
+    def tell(self, progress: Progress) -> None:
+        """Write down what has become of stages since it was last written."""
+        idle = not progress.running and all(done.state == "up_to_date" for done in progress.ended.values())
+        if not self._enabled or (idle and self._record is None):
+            return
+        from pipeline.runs import RunRecord
+
+        if self._record is None:
+            self._record = RunRecord.start(self._data, "repro", targets=self._targets, revision=revision(self._root))
+        for name, done in progress.ended.items():
+            if self._told.get(name) != done:
+                self._told[name] = done
+                self._record.stage(name, done.state, done.seconds, reason=done.reason)
+
+    def finish(self, state: EndState, progress: Progress, metrics: Path | None) -> None:
+        """End the record; after a failure, stages that DVC did not come to are named as such."""
+        self.tell(progress)
+        if self._record is None:
+            return
+        if state != "completed":
+            for name in sorted(progress.planned - progress.seen):
+                self._record.stage(name, "not_run")
+        self._record.finish(state, metrics if state == "completed" else None)
 
 
 def past_seconds(data: Path) -> dict[str, float]:
@@ -106,43 +136,21 @@ def _plan(root: Path, targets: Sequence[str], options: Sequence[str], data: Path
     return Progress(plan.stages, plan.steps, past_seconds(data))
 
 
-def _follow(
-    root: Path, arguments: Sequence[str], progress: Progress, record: "RunRecord | None", show: Say, start: float
-) -> int:
-    """DVC's exit status. On KeyboardInterrupt its whole process group is ended first."""
+def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log, show: Say, start: float) -> int:
+    """DVC's exit status. On KeyboardInterrupt, or an error of `show`, its whole process group is ended first."""
     with interruptible():
         child = Child([sys.executable, "-m", "dvc", "repro", *arguments], root)
         try:
-            told: dict[str, Done] = {}
             for line in child.lines():
                 show(progress.line(line, time.monotonic() - start))
-                if record:
-                    _tell(record, progress, told)
+                log.tell(progress)
             code = child.wait()
-            progress.end(time.monotonic() - start, "failed" if code else "ran")
-            if record:
-                _tell(record, progress, told)
-            return code
-        except BaseException:  # Ctrl-C, or nobody reads what is shown any more
+        except BaseException:
             child.stop()
             progress.end(time.monotonic() - start, "failed", "cancelled")
-            if record:
-                _tell(record, progress, told)
             raise
-
-
-def _tell(record: "RunRecord", progress: Progress, told: dict[str, Done]) -> None:
-    """Write down what has become of stages since it was last written."""
-    for name, done in progress.ended.items():
-        if told.get(name) != done:
-            told[name] = done
-            record.stage(name, done.state, done.seconds, reason=done.reason)
-
-
-def _leave(record: "RunRecord", progress: Progress) -> None:
-    """Stages that the run would have come to."""
-    for name in sorted(progress.planned - progress.seen):
-        record.stage(name, "not_run")
+    progress.end(time.monotonic() - start, "failed" if code else "ran")
+    return code
 
 
 def _metrics(path: Path) -> list[Row]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import NearsafeError
-from pipeline.progress import Progress, duration, follow, planned_stages
+from pipeline.progress import Done, Progress, duration, follow, planned_stages
 
 PLAN = ["world", "s:train@a", "s:train@b", "s:score@a", "s:score@b", "s:findings"]
 
@@ -28,6 +28,45 @@ def test_the_rest_is_estimated_by_kind_and_skipped_stages_teach_nothing() -> Non
     assert "[5 of 6, 42 s, about 13 s left]" in progress.line(skipped, 42)
     assert progress.durations == {"s:train": [10, 10], "s:score": [20]}
     assert "[6 of 6, 43 s, about 13 s left]" in progress.line("Running stage 's:findings':", 43)
+
+
+def test_earlier_runs_give_the_rest_from_the_start_at_the_speed_of_this_one() -> None:
+    past = {"s:train@a": 10.0, "s:train@b": 30.0, "s:score@a": 100.0, "world": 500.0}
+    stale = ["s:train@a", "s:train@b", "s:score@a", "s:score@b"]
+    progress = Progress(PLAN, stale, past)
+    assert progress.left() == 240, "score@b has never run: as long as score@a; world is up to date"
+    progress.line("Running stage 's:train@a':", 0)
+    assert progress.left() == 240
+    assert "about 8 min left" in progress.line("Running stage 's:score@a':", 30)  # (30 + 10) / (10 + 10): at half speed
+    assert progress.left() == 2 * 230
+
+
+def test_how_each_stage_ended() -> None:
+    progress = Progress(PLAN)
+    for second, line in enumerate([
+        "Stage 'world' didn't change, skipping\n",
+        "Stage 's:train@a' is cached - skipping run, checking out outputs\n",
+        "Running stage 's:train@b':\n",
+        "Running stage 's:score@a':\n",
+        "ERROR: failed to reproduce 's:score@a': failed to run: false, exited with 1\n",
+    ]):  # fmt: skip
+        progress.line(line, second)
+    assert progress.ended == {
+        "world": Done("up_to_date"),
+        "s:train@a": Done("cached"),
+        "s:train@b": Done("ran", 1),
+        "s:score@a": Done("failed", 1, "failed to run: false, exited with 1"),
+    }
+    assert progress.running is None
+
+
+@pytest.mark.parametrize("names", ["'a', and 'b'", "'a' and 'b'", "'a', 'b'"])
+def test_failures_that_dvc_names_at_the_end(names: str) -> None:
+    progress = Progress(["a", "b", "c"])
+    for second, name in enumerate("abc"):
+        progress.line(f"Running stage '{name}':", second)
+    progress.line(f"ERROR: failed to reproduce stages: {names}", 3)
+    assert [progress.ended[name].state for name in "abc"] == ["failed", "failed", "ran"]
 
 
 def test_everything_skipped_leaves_nothing() -> None:

@@ -1,0 +1,25 @@
+"""A small DVC repository, for what drives DVC."""
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DvcRepository = Callable[[str], Path]
+
+
+@pytest.fixture
+def dvc_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DvcRepository:
+    """A function that makes a repository of the stages given, and goes into it."""
+
+    def make(stages: str) -> Path:
+        monkeypatch.chdir(tmp_path)
+        for arguments in (["init", "--no-scm", "-q"], ["config", "core.analytics", "false"]):
+            subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+        (tmp_path / "dvc.yaml").write_text("stages:\n" + textwrap.indent(textwrap.dedent(stages), "  "))
+        return tmp_path
+
+    return make
