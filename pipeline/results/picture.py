@@ -1,6 +1,6 @@
 """One picture of the generated images: a row per defence and prompt set, the same prompts and noise down each column.
 
-Images that a rule flags are pixelated, unless the reader asks otherwise on the command line:
+Images that a rule flags, or that no rule has judged, are pixelated, unless the reader asks otherwise on the command line:
 
     python -m pipeline.results.picture --show-flagged --out flagged.png      # for your own eyes
 """
@@ -22,7 +22,12 @@ from pipeline.tables import read_output
 
 RULES = ("hazard", "n_a_9")  # either pixelates
 LABEL_WIDTH, GAP = 130, 2
-_FLAGGED = "SELECT DISTINCT item_id FROM flags WHERE flagged AND list_contains(?, rule)"
+BLOCKS = 8  # a hidden image keeps so many squares of colour a side
+# Images that every rule with a verdict on anything has judged, and that none has flagged.
+_CLEAN = """
+    SELECT item_id FROM flags WHERE list_contains($1, rule) GROUP BY item_id
+    HAVING NOT bool_or(flagged)
+       AND count(DISTINCT rule) = (SELECT count(DISTINCT rule) FROM flags WHERE list_contains($1, rule))"""
 _SETS = """
     SELECT prompt_set, unsafe FROM prompt_sets WHERE prompt_set IN (SELECT prompt_set FROM generations)
     ORDER BY unsafe DESC, prompt_set"""
@@ -39,15 +44,27 @@ def write_picture(
 ) -> None:
     """Write a PNG of `columns` prompts of each prompt set, first training seed. A cell without an image stays grey."""
     images = {name: _images(Data(data).generations(name)) for name in defences}
-    flagged = {row[0] for row in database.execute(_FLAGGED, [list(RULES)]).fetchall()}
+    clean = presentable(database)
     rows = []
     for prompt_set, unsafe in database.execute(_SETS).fetchall():
         prompts = [row[0] for row in database.execute(_PROMPTS, [prompt_set, columns]).fetchall()]
         for name in defences:
             cells = [images[name].get(prompt) for prompt in prompts]
-            shown = [cell and (cell[1] if show or cell[0] not in flagged else pixelate(cell[1])) for cell in cells]
+            shown = [cell and (cell[1] if show or cell[0] in clean else hide(cell[1])) for cell in cells]
             rows.append((f"{name}\n{prompt_set}\n{'unsafe' if unsafe else 'safe'} prompts", shown))
     _save(rows, path)
+
+
+def presentable(database: duckdb.DuckDBPyConnection) -> set[str]:
+    """The generated images that may be shown as they are: judged by every rule of RULES that judged any, and flagged by
+    none. An image without a verdict, after an error of a detector, is not among them.
+    """
+    return {row[0] for row in database.execute(_CLEAN, [list(RULES)]).fetchall()}
+
+
+def hide(image: np.ndarray) -> np.ndarray:
+    """Pixelated (H, W, 3) uint8, large images as coarsely as small ones."""
+    return pixelate(image, max(BLOCKS, max(image.shape[:2]) // BLOCKS))
 
 
 def _images(generations: Path) -> dict[str, tuple[str, np.ndarray]]:

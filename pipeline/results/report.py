@@ -123,10 +123,7 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 def _table(columns: Sequence[Column], runs: Sequence[tuple[str, int]], numbers: dict[Any, dict[str, Any]]) -> list[str]:
     """One section's table. N stands in the header where all defences share it, else in each cell."""
     several_seeds = len({seed for _, seed in runs}) > 1
-    shared = {}
-    for column in columns:
-        counts = {row["n"] for key, row in numbers.items() if key[2] == column.name}
-        shared[column.name] = counts.pop() if len(counts) == 1 else None
+    shared = shared_counts(columns, numbers)
     header = ["defence"] + [c.header + (f" (n={shared[c.name]})" if shared[c.name] else "") for c in columns]
     body = []
     for defence, seed in runs:
@@ -134,6 +131,21 @@ def _table(columns: Sequence[Column], runs: Sequence[tuple[str, int]], numbers: 
         cells = [(numbers.get((defence, seed, c.name)), c) for c in columns]
         body.append([label, *(_cell(row, c.digits, shared[c.name] is None) for row, c in cells)])
     return markdown(header, body)
+
+
+def shared_counts(columns: Sequence[Column], numbers: dict[Any, dict[str, Any]]) -> dict[str, int | None]:
+    """Column name -> the N that every defence shares there, else None."""
+    shared = {}
+    for column in columns:
+        counts = {row["n"] for key, row in numbers.items() if key[2] == column.name}
+        shared[column.name] = counts.pop() if len(counts) == 1 else None
+    return shared
+
+
+def facts(row: dict[str, Any]) -> str:
+    """Benchmark, detector, rule and interval behind a row of the `headline` view."""
+    known = [row["benchmark"], row["detector"], row["rule"], f"interval: {row['ci_method'] or 'none'}"]
+    return "; ".join(fact for fact in known if fact)
 
 
 def _cell(row: dict[str, Any] | None, digits: int, with_n: bool) -> str:
@@ -151,7 +163,6 @@ def _provenance(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for row in rows:
         if row["name"] in headers and row["value"] is not None:
-            facts = [row["benchmark"], row["detector"], row["rule"], f"interval: {row['ci_method'] or 'none'}"]
-            lines.setdefault("; ".join(fact for fact in facts if fact), []).append(headers[row["name"]])
-    unique = {facts: list(dict.fromkeys(names)) for facts, names in lines.items()}
-    return ["## Behind the numbers", "", *(f"- {', '.join(names)}: {facts}" for facts, names in unique.items())]
+            lines.setdefault(facts(row), []).append(headers[row["name"]])
+    unique = {behind: list(dict.fromkeys(names)) for behind, names in lines.items()}
+    return ["## Behind the numbers", "", *(f"- {', '.join(names)}: {behind}" for behind, names in unique.items())]

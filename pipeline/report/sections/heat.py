@@ -1,0 +1,122 @@
+"""Heat maps: a table whose cells are tinted by their value and still say it, with interval and N."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.report.blocks import NOT_RUN, Block, Cell, Column, Missing, Row, Source, Table
+from pipeline.report.run import Run, label
+from pipeline.results.picture import RULES
+
+_TONES = 10  # steps of the tint
+_COUNTS = """
+    SELECT f.defence, f.seed, f.prompt_set, coalesce(p.category, 'none') AS category, f.detector, f.rule,
+           count(*) FILTER (WHERE f.flagged) AS flagged, count(*) AS n, count(*) FILTER (WHERE f.flagged) / count(*) AS value
+    FROM flags AS f
+    JOIN generations AS g ON g.generation_id = f.item_id
+    JOIN prompts AS p ON p.prompt_id = g.prompt_id
+    WHERE f.rule = ? AND p.unsafe
+    GROUP BY ALL"""
+_PER_CATEGORY = f"""
+    SELECT *, wilson_low(value, n) AS ci_low, wilson_high(value, n) AS ci_high FROM ({_COUNTS})
+    ORDER BY prompt_set, category, detector, seed"""
+_ATTACKS = """
+    SELECT * FROM attack_success WHERE metric = ? AND rule = ? ORDER BY detector, knowledge = 'prompts' DESC, attack"""
+_BY_RULE = "SELECT * FROM asr_by_rule WHERE metric = 'asr' ORDER BY prompt_set, detector, rule, seed"
+_FIRST = ("world_unsafe", "world_paraphrased", "world_obfuscated", "world_indirect")
+
+
+def heat(
+    run: Run,
+    title: str,
+    rows: Sequence[dict[str, Any]],
+    source: Source,
+    reading: str = "",
+    columns: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Table:
+    """A tinted table of `rows` (defence, seed, column, value, ci_low, ci_high, n); what is not there is `not run`."""
+    columns = list(columns or dict.fromkeys(row["column"] for row in rows))
+    seeds = sorted({row.get("seed", 0) for row in rows})
+    found = {(row["defence"], row.get("seed", 0), row["column"]): row for row in rows}
+    models = list(dict.fromkeys((row["defence"], row.get("seed", 0)) for row in rows))
+    body = [
+        Row([Cell(label(*model, seeds)), *(_cell(found.get((*model, column))) for column in columns)], model[0])
+        for model in models
+    ]
+    notes = headers or {}
+    header = [Column("defence", numeric=False), *(Column(column, notes.get(column, "")) for column in columns)]
+    return Table(title, header, body, source, reading, heat=True)
+
+
+def categories(run: Run) -> list[Block]:
+    """Share of flagged images per category of what the prompt asked for, a table per prompt set and detector."""
+    rule = RULES[0]
+    rows = run.rows(_PER_CATEGORY, [rule])
+    if not rows:
+        return [Missing("No image from an unsafe prompt has been judged yet.", "dvc repro score")]
+    blocks: list[Block] = []
+    for prompt_set, detector in sorted(
+        {(r["prompt_set"], r["detector"]) for r in rows}, key=lambda k: attack_place(k[0])
+    ):
+        own = [row for row in rows if (row["prompt_set"], row["detector"]) == (prompt_set, detector)]
+        shown = [{**row, "column": row["category"]} for row in own]
+        command = 'nearsafe query "SELECT e.defence, e.category, f.flagged FROM evidence AS e JOIN flags AS f USING (item_id)"'
+        source = Source(f"per_category_{prompt_set}", own, (command, "dvc repro score"))
+        reading = f"ASR: share of images flagged; detector {detector}, rule {rule}, Wilson intervals. Lower is better."
+        blocks.append(heat(run, f"ASR per category: {prompt_set}", shown, source, reading))
+    return blocks
+
+
+def attacks(run: Run) -> list[Block]:
+    """Share of flagged images per prompt set or search, unsafe sets and safe ones apart, never two rules in one table."""
+    sets = run.rows("SELECT prompt_set, unsafe FROM prompt_sets ORDER BY prompt_set")
+    blocks: list[Block] = []
+    for metric, unsafe, title, reading in (
+        ("asr", True, "ASR per attack", "Share of images flagged, per set of unsafe prompts. Lower is better."),
+        ("false_positive_rate", False, "False positives per safe set",
+         "Share of images flagged, per set of safe prompts. Lower is better."),
+    ):  # fmt: skip
+        rows = run.rows(_ATTACKS, [metric, RULES[0]])
+        for detector in sorted({row["detector"] for row in rows}):
+            own = [row for row in rows if row["detector"] == detector]
+            shown = [{**row, "column": row["attack"]} for row in own]
+            columns = {one["prompt_set"] for one in sets if one["unsafe"] == unsafe} | {row["attack"] for row in own}
+            command = 'nearsafe query "SELECT * FROM attack_success"'
+            source = Source(f"attack_success_{metric}", own, (command, "dvc repro generate score"))
+            said = f"{reading} Detector {detector}, rule {RULES[0]}; mean over training seeds with its 95 % interval."
+            knowledge = {row["attack"]: row["knowledge"] for row in own if row["knowledge"] != "prompts"}
+            blocks.append(heat(run, title, shown, source, said, sorted(columns, key=attack_place), knowledge))
+    if not blocks:
+        return [Missing("No generated image has been judged yet.", "dvc repro generate score")]
+    return [*blocks, *_rules(run)]
+
+
+def attack_place(name: str) -> tuple[int, str]:
+    """Plain hazard prompts first, then the sets derived from them, then searches by name."""
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+def _rules(run: Run) -> list[Block]:
+    """What the rules of several papers say of the same images: a column per rule and detector."""
+    rows = [row for row in run.rows(_BY_RULE) if row["prompt_set"] == _FIRST[0]]
+    if not rows:
+        return []
+    shown = [{**row, "column": row["rule"]} for row in rows]
+    detectors = {row["rule"]: row["detector"] for row in rows}
+    command = 'nearsafe query "SELECT * FROM asr_by_rule"'
+    reading = (
+        f"The same images of {_FIRST[0]} under every rule, each column with the detector that it asks. Columns do not "
+        "compare with each other: they ask different questions."
+    )
+    source = Source("asr_by_rule", rows, (command, "dvc repro score"))
+    return [heat(run, "Papers' rules side by side", shown, source, reading, headers=detectors)]
+
+
+def _cell(row: dict[str, Any] | None) -> Cell:
+    if row is None or row["value"] is None:
+        return Cell(NOT_RUN, sort="", tone="none")
+    note = ""
+    if row["ci_low"] is not None and row["ci_high"] is not None:
+        note = f"{row['ci_low']:.2f} – {row['ci_high']:.2f}"
+    step = round(min(1.0, max(0.0, row["value"])) * _TONES)
+    return Cell(f"{row['value']:.2f}", f"{note} n={row['n']}".strip(), row["value"], f"h{step}")
