@@ -1,0 +1,115 @@
+"""The model card of an exported defence: what it is, what was measured, how it was made, what it cannot do."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from ruamel.yaml import YAML
+
+from pipeline.results.report import SECTIONS, markdown
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+# The licence of the models that come with this repository; that of another base model is not known here.
+_WORLD = Path("pipeline/world/weights")
+_LIBRARIES = ("torch", "transformers", "diffusers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Card:
+    """Facts for the template. `own`, `undefended`: rows of the `headline` view by name; `spec`: of the checkpoint.
+
+    `about`: one sentence on the method, with its paper; `diffusion`: the folder whose U-Net and VAE are in pipeline/,
+    None where that was left out; `sampling`: steps and guidance that images were scored with.
+    """
+
+    defence: str
+    method: str
+    about: str
+    trained: bool
+    towers: tuple[str, ...]
+    seed: int
+    hash: str
+    base: Path
+    diffusion: Path | None
+    own: Mapping[str, Mapping[str, Any]]
+    undefended: Mapping[str, Mapping[str, Any]]
+    spec: Mapping[str, Any]
+    sampling: Mapping[str, Any]
+    revision: str | None
+
+
+def render_card(card: Card) -> str:
+    """The card in Markdown, with the front matter that model hubs read."""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        card=card,
+        front_matter=_yaml(_front_matter(card)).rstrip(),
+        sections=[(section.title, section.reading, table) for section, table in _tables(card)],
+        world=_is_world(card.base),
+        base=_shown(card.base),
+        diffusion=_shown(card.diffusion) if card.diffusion else None,
+        settings=_yaml({key: card.spec[key] for key in ("params", "train") if key in card.spec}).rstrip(),
+        inputs=dict(sorted(card.spec.get("inputs", {}).items())),
+        trained_with=dict(sorted(card.spec.get("libraries", {}).items())),
+        exported_with={library: version(library) for library in _LIBRARIES},
+    )
+
+
+def _front_matter(card: Card) -> dict[str, Any]:
+    world = _is_world(card.base) and (card.diffusion is None or _is_world(card.diffusion))
+    licence = {"license": "apache-2.0"} if world else {"license": "other", "license_name": "that-of-the-base-model"}
+    kind = {"pipeline_tag": "text-to-image"} if card.diffusion else {}
+    tags = ["nearsafe", card.method, "clip", *(["stable-diffusion"] if card.diffusion else []), "safety"]
+    library = "diffusers" if card.diffusion else "transformers"
+    return {**licence, "base_model": _shown(card.base), "library_name": library, **kind, "tags": tags}
+
+
+def _tables(card: Card) -> list[tuple[Any, list[str]]]:
+    """One table for each section of the results table that has a number of this defence."""
+    found = []
+    for section in SECTIONS:
+        body = [_line(column, card) for column in section.columns if column.name in card.own]
+        if body:
+            header = ["measure", card.defence, *(["original"] if card.undefended else []), "n", "interval", "judged by"]
+            found.append((section, markdown(header, body)))
+    return found
+
+
+def _line(column: Any, card: Card) -> list[str]:
+    row = card.own[column.name]
+    values = [_cell(row, column.digits)]
+    if card.undefended:
+        values.append(_cell(card.undefended.get(column.name), column.digits))
+    judge = "; ".join(fact for fact in (row["benchmark"], row["detector"], row["rule"]) if fact)
+    return [column.header, *values, str(row["n"]), row["ci_method"] or "none", judge]
+
+
+def _cell(row: Mapping[str, Any] | None, digits: int) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    interval = (row["ci_low"], row["ci_high"])
+    text = f"{row['value']:.{digits}f}"
+    return text if None in interval else f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def _shown(folder: Path) -> str:
+    """A folder as others may see it: as params.yaml has it, or its name where that is a path of this machine."""
+    return folder.name if folder.is_absolute() else folder.as_posix()
+
+
+def _is_world(folder: Path) -> bool:
+    return not folder.is_absolute() and folder.is_relative_to(_WORLD)
+
+
+def _yaml(values: Mapping[str, Any] | Sequence[Any]) -> str:
+    yaml, text = YAML(), StringIO()
+    yaml.default_flow_style = False
+    yaml.width = 10**6
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    yaml.dump(values, text)
+    return text.getvalue()
