@@ -50,7 +50,7 @@ def make_workspace(root: Path, overrides: Sequence[str], keep: int) -> tuple[str
     head = _git(root, "rev-parse", "HEAD")
     with Repo(str(root)) as repo:
         name = get_random_exp_name(repo.scm, head)
-        cache = repo.cache.local.path
+        cache = repo.cache.local_cache_dir
     place = (root / Local().workspace(name)).resolve()
     _prune(place.parent, keep - 1)
     place.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import psutil
 
 from pipeline.layout import Local
 
-STARTUP = 90  # seconds; a container took 75 on a first start, Prefect allows 20
+STARTUP = 180  # seconds; on a busy machine a first start took 75, Prefect allows 20
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ def settings(root: Path, url: str | None) -> dict[str, str]:
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "2",  # seconds until a run that was asked for starts, or ends
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",

@@ -39,7 +39,7 @@ def conclude(job: Job, ended: Mapping[str, Ended], cancelled: bool, run_id: str,
     stages = {name: ended[name].state for name in job.plan.stages}
     failed, not_run = ([name for name, state in stages.items() if state == which] for which in ("failed", "not_run"))
     state: FlowState = "cancelled" if cancelled else "failed" if failed or not_run else "completed"
-    words = [f"{totals(ended)}."]
+    words = [f"{totals(ended)}.".replace(" failed", " stopped") if cancelled else f"{totals(ended)}."]
     if failed:
         words.append(f"{'Stopped' if cancelled else 'Failed'}: {', '.join(failed)}.")
     if not_run:

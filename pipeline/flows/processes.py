@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import IO, Literal
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
-TAIL = 12  # last lines that an error quotes
+TAIL = 4  # last lines that an error quotes; the log has all
 _SKIPPED = re.compile(r"^Stage '[^']+' didn't change, skipping")
 _CACHED = re.compile(r"^Stage '[^']+' is cached - skipping run")
 _RUNNING = re.compile(r"^Running stage '[^']+':")
+
+_REPEATED = re.compile(r"^(Running stage|> |ERROR: failed to reproduce '[^']+': failed to run:)")
 
 Line = Callable[[str, bool], None]  # the text, and whether it is one of a progress bar's many (ended by \r)
 
@@ -105,7 +107,7 @@ class _Said:
 
     def hear(self, text: str) -> None:
         """Take in a line. After DVC has said what it does, words like its own are the stage's."""
-        if text.strip():
+        if text.strip() and not _REPEATED.match(text):
             self._tail.append(text)
         for pattern, state in ((_SKIPPED, "up_to_date"), (_CACHED, "cached"), (_RUNNING, "ran")):
             if not self._decided and pattern.match(text):
@@ -113,8 +115,8 @@ class _Said:
 
     def last_words(self, code: int) -> str:
         """Why it failed, as far as it said."""
-        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        return "\n".join([f"{ended}; last lines:", *self._tail]) if self._tail else ended
+        ended = f"ended by {signal.Signals(-code).name}" if code < 0 else "failed"
+        return "\n".join([f"{ended}; its last lines:", *self._tail]) if self._tail else ended
 
 
 def _environment(device: str) -> dict[str, str]:

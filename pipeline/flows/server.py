@@ -1,11 +1,34 @@
-"""`make ui`: Prefect's server and pages, the deployments and the report, on loopback only."""
+"""`make ui`: Prefect's server and pages, the deployments and the report, on loopback only.
 
+This process only watches: the server and the runner of the deployments are its children, each in a session of its own,
+so that Ctrl-C reaches this process first and flows end before what they report to.
+"""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
+import psutil
+
 from pipeline.errors import NearsafeError
+from pipeline.flows.home import STARTUP, Process, Server, environment, read_server, write_server
+from pipeline.flows.job import read_settings
+from pipeline.flows.pages import HOST, serve_folder
+from pipeline.layout import Local, Report
 
 PORT = 4200
 REPORT_PORT = 4201
+DEPLOYMENTS = 2
+GRACE = 30.0  # seconds for flows to end: their stages get SIGTERM, and 10 s later SIGKILL
+
+Children = list[subprocess.Popen[bytes]]
 
 
 def serve(root: Path, port: int | None = None, report_port: int | None = None) -> None:
@@ -14,4 +37,148 @@ def serve(root: Path, port: int | None = None, report_port: int | None = None) -
     A port that is None is 4200 (4201 for the report), or a free one where that is taken. Raises NearsafeError where a
     server of this clone runs already, where a port that was asked for is taken, and where Prefect does not start.
     """
-    raise NearsafeError("flows are not built yet")
+    root = Path(root).resolve()
+    read_settings(root)
+    _end_leftovers(root)
+    url = f"http://{HOST}:{_port(port, PORT)}"
+    pages = serve_folder(root / Report().root, _port(report_port, REPORT_PORT))
+    report = f"http://{HOST}:{pages.server_address[1]}/"
+    children: Children = []
+    try:
+        with _stop_signals() as stop:
+            _start(root, url, children, stop)
+            if not stop.is_set():
+                _announce(root, url, report, children)
+            while not stop.wait(0.5):
+                _check(root, children)
+    finally:
+        _end(children)
+        pages.shutdown()
+        (root / Local().server).unlink(missing_ok=True)
+
+
+def _start(root: Path, url: str, children: Children, stop: threading.Event) -> None:
+    """Prefect's server, then the runner of the deployments; each is awaited."""
+    address = httpx.URL(url)
+    env = environment(root, url)
+    own = {
+        "PREFECT_UI_API_URL": f"{url}/api",
+        # Only its own pages may call the server: another site open in the browser could start flows.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{address.port}",
+    }
+    command = ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)]
+    children.append(_child(root, "server", command, {**env, **own}))
+    _await(root, children, stop, lambda: httpx.get(f"{url}/api/health", timeout=2).status_code == 200)
+    if not stop.is_set():
+        children.append(_child(root, "runner", ["pipeline.flows.deployments"], env))
+        _await(root, children, stop, lambda: _deployed(url) >= DEPLOYMENTS)
+
+
+def _child(root: Path, name: str, module: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    log = root / Local().prefect / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as out:
+        return subprocess.Popen(
+            [sys.executable, "-m", *module], cwd=root, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
+            stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+
+def _await(root: Path, children: Children, stop: threading.Event, ready: Callable[[], bool]) -> None:
+    """Wait until `ready`. Raises NearsafeError if a child ends, or after a long time."""
+    until = time.monotonic() + STARTUP
+    while not stop.wait(0.3):
+        _check(root, children)
+        with suppress(httpx.HTTPError, ValueError):
+            if ready():
+                return
+        if time.monotonic() > until:
+            raise NearsafeError(f"Prefect was not ready after {STARTUP} s; its logs are in {root / Local().prefect}")
+
+
+def _deployed(url: str) -> int:
+    """How many deployments are served now."""
+    answer = httpx.post(f"{url}/api/deployments/filter", json={}, timeout=5)
+    return sum(entry["status"] == "READY" for entry in answer.json())
+
+
+def _check(root: Path, children: Children) -> None:
+    """Raise NearsafeError with its last words if a child has ended."""
+    for child, name in zip(children, ("server", "runner"), strict=False):
+        if child.poll() is not None:
+            log = root / Local().prefect / f"{name}.log"
+            words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:]
+            raise NearsafeError(f"Prefect's {name} ended with status {child.returncode} ({log}): {' '.join(words)}")
+
+
+def _announce(root: Path, url: str, report: str, children: Children) -> None:
+    processes = tuple(Process.of(pid) for pid in (psutil.Process().pid, *(child.pid for child in children)))
+    write_server(root, Server(url, report, processes))
+    print(f"Flows:  {url}/deployments   (repro/manual: Run; repro/nightly runs by itself)")
+    print(f"Report: {report}")
+    print("Ctrl-C ends both, and a flow that runs.", flush=True)
+
+
+def _end(children: Children) -> None:
+    """End flows, then the runner, then the server; whatever of it is left after a while is killed."""
+    family = psutil.Process().children(recursive=True)
+    with suppress(psutil.NoSuchProcess):
+        if len(children) > 1:
+            flows = psutil.Process(children[1].pid).children()
+            _terminate(flows, GRACE)
+    for child in reversed(children):
+        _terminate([process for process in family if process.pid == child.pid], 10.0)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(1)
+    for process in family:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _terminate(processes: Sequence[psutil.Process], seconds: float) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    psutil.wait_procs(processes, timeout=seconds)
+
+
+def _end_leftovers(root: Path) -> None:
+    """Refuse a second server; end what a killed one left behind."""
+    old = read_server(root)
+    if old is None:
+        return
+    if old.processes and old.processes[0].find():
+        raise NearsafeError(f"a server of this clone runs already: {old.url} (process {old.processes[0].pid})")
+    found = [process for process in (entry.find() for entry in old.processes) if process]
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
+            found = [*found, *process.children(recursive=True)]
+    _terminate(found, GRACE)
+    (root / Local().server).unlink(missing_ok=True)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    stop = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    old = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _port(asked: int | None, usual: int) -> int:
+    """The port asked for, the usual one, or a free one where that is taken. Raises NearsafeError."""
+    for port in (asked,) if asked is not None else (usual, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError as error:
+                if asked is not None:
+                    raise NearsafeError(f"port {asked} of {HOST} cannot be used: {error.strerror}") from error
+                continue
+            return probe.getsockname()[1]
+    raise NearsafeError(f"no port of {HOST} is free")

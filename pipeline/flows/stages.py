@@ -10,7 +10,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Completed, Failed
 
 from pipeline.flows.devices import Devices
 from pipeline.flows.graph import Step
@@ -56,7 +56,7 @@ def run_stage(name: str, step: Step, work: Work) -> State:
     work.end(name, Ended(result.state, result.seconds, device or "cpu", reason))
     if result.state != "failed":
         return Completed(name=LABELS[result.state], message=f"{result.seconds:.1f} s on {device or 'cpu'}")
-    return Cancelled(message=reason) if work.processes.cancelled else Failed(message=reason)
+    return Failed(name="Stopped" if work.processes.cancelled else LABELS["failed"], message=reason)
 
 
 def _blocked(step: Step, ended: Mapping[str, Ended]) -> str | None:
@@ -73,8 +73,8 @@ def _blocked(step: Step, ended: Mapping[str, Ended]) -> str | None:
 
 def _not_run(work: Work, name: str, reason: str) -> State:
     work.end(name, Ended("not_run", reason=reason))
-    get_run_logger().warning("%s: not run: %s", name, reason)
-    return Cancelled(name=LABELS["not_run"], message=reason)
+    # Of type Failed: Prefect starts a task below a failed one if asked to, below a cancelled one never.
+    return Failed(name=LABELS["not_run"], message=reason)
 
 
 class _Follow:
