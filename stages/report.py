@@ -1,4 +1,4 @@
-"""The page that people look at.  python -m stages.report --params params.yaml --data data --results results --out report"""
+"""The results as a page.  python -m stages.report --params params.yaml --data data --results results --out report"""
 
 import argparse
 from pathlib import Path

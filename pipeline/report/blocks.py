@@ -68,7 +68,8 @@ class Table:
     source: Source
     reading: str = ""
     notes: Sequence[str] = ()  # in small print below it
-    heat: bool = False
+    heat: str = ""  # "warm": more is worse; "cool": more is better
+    folded: bool = False
     kind: str = field(default="table", init=False)
 
 

@@ -31,7 +31,7 @@ def source_hash(text: str) -> str:
 
 
 def csv_uri(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as a CSV file in a data URI. Text that a spreadsheet would take for a formula is quoted with an apostrophe."""
+    """Rows as a CSV file in a data URI. Text that a spreadsheet would run gets an apostrophe."""
     buffer = io.StringIO()
     if rows:
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")

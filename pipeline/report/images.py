@@ -34,6 +34,15 @@ class Images:
             self._uris[key] = (uri, *small.size)
         return key
 
+    def keep(self, data: bytes) -> tuple[str, tuple[int, int]]:
+        """Keep a PNG file as it is; return its key and size. Raises OSError where it is none."""
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            image.load()
+            size = image.size
+        key = hashlib.sha256(data).hexdigest()[:16]
+        self._uris[key] = (f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}", *size)
+        return key, size
+
     def all(self) -> Iterable[tuple[str, str, int, int]]:
         """(key, data URI, width, height) of every image."""
         return [(key, *entry) for key, entry in self._uris.items()]

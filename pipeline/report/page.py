@@ -27,18 +27,18 @@ class _Built:
     blocks: Sequence[Block]
 
 
-def write_report(run: Run, out: Report, extra: Sequence[Section] = ()) -> None:
-    """Write the page and the frontier's picture, each atomically. `extra` sections stand first."""
-    write_text(out.page, render(run, extra))
+def write_report(run: Run, out: Report, first: Sequence[Section] = (), last: Sequence[Section] = ()) -> None:
+    """Write the page and the frontier's picture, each atomically; sections `first` and `last` stand around its own."""
+    write_text(out.page, render(run, first, last))
     temporary = out.frontier.with_name(f".{out.frontier.name}.tmp")
     temporary.write_bytes(picture(run))
     temporary.replace(out.frontier)
 
 
-def render(run: Run, extra: Sequence[Section] = ()) -> str:
+def render(run: Run, first: Sequence[Section] = (), last: Sequence[Section] = ()) -> str:
     """The page as text."""
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
-    sections = [_Built(one.name, one.title, one.build(run)) for one in (*extra, *SECTIONS)]
+    sections = [_Built(one.name, one.title, one.build(run)) for one in (*first, *SECTIONS[:-1], *last, SECTIONS[-1])]
     return (
         _environment()
         .get_template("page.html.j2")

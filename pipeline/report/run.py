@@ -24,19 +24,26 @@ class Run:
     results: Results
     defences: Sequence[str]
     show_flagged: bool = False
+    option: str = ""  # of commands that ask this run again: --data FOLDER, where it is not the default
     images: Images = field(default_factory=Images)
 
     def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[dict[str, Any]]:
         """The answer of one SELECT as rows, those with a defence in the order of the run's defences."""
-        found = self.database.execute(sql, list(parameters)).to_arrow_table().to_pylist()
+        answer = self.database.execute(sql, list(parameters)).fetchall()
+        names = [column[0] for column in self.database.description]
+        found = [dict(zip(names, row, strict=True)) for row in answer]
         if found and "defence" in found[0]:
             found.sort(key=lambda row: self.place(row["defence"]))  # stable: the order of the SQL stays within
         return found
 
+    def query(self, view: str) -> str:
+        """The command that asks a view of this run."""
+        return f'nearsafe query "SELECT * FROM {view}"{self.option}'
+
     def holds(self, table: str) -> bool:
         """Whether a table or view is known and has a row."""
-        known = self.database.execute("SELECT 1 FROM duckdb_views() WHERE view_name = ?", [table]).fetchone()
-        return bool(known and self.database.execute(f'SELECT 1 FROM "{table}" LIMIT 1').fetchone())
+        known = self.rows("SELECT 1 AS one FROM duckdb_views() WHERE view_name = ?", [table])
+        return bool(known and self.rows(f'SELECT 1 AS one FROM "{table}" LIMIT 1'))
 
     def place(self, defence: str) -> int:
         """Where a defence stands in the run's order; unknown ones stand behind."""

@@ -42,7 +42,7 @@ def drift(run: Run) -> list[Block]:
         alt = f"{tower} tower, L2 after the last epoch: " + ", ".join(f"{name} {l2:.2f}" for name, l2 in last.items())
         panels.append(Panel(f"{tower.capitalize()} tower", svg(spec(layers, own, SIZE)), alt))
     legend = [Key(name, tone, sign(tone)) for name, tone in zip(names, tones, strict=True)]
-    commands = ('nearsafe query "SELECT * FROM drift_curve"', "dvc repro train")
+    commands = (run.query("drift_curve"), "dvc repro train")
     reading = "Weights of each tower against the undefended ones, adapters merged, after each epoch; axes are shared."
     return [Figure("", panels, Source("drift", rows, commands), reading, legend)]
 
@@ -80,7 +80,7 @@ def prompt_map(run: Run) -> list[Block]:
         return [Missing("No defended model has projections yet.", "dvc repro score")]
     legend = [Key("safe, before", "d1 pale", "○"), Key("safe, after", "d1", "●"),
               Key("unsafe, before", "d2 pale", "△"), Key("unsafe, after", "d2", "▲")]  # fmt: skip
-    commands = ('nearsafe query "SELECT * FROM projections"', "dvc repro score")
+    commands = (run.query("projections"), "dvc repro score")
     reading = (
         "Token states of safe and unsafe prompts on the first two principal axes of the undefended text tower's; before "
         "hollow, after solid. All panels share their axes."
@@ -109,7 +109,7 @@ def losses(run: Run) -> list[Block]:
         total = [row["value"] for row in own if row["term"] == "total"]
         fell = f"total from {total[0]:.2f} to {total[-1]:.2f} in {len(total)} steps" if total else "no total"
         panels.append(Panel(defence, svg(spec(layers, shown, (250, 150))), f"{defence}: {fell}.", defence))
-    commands = ('nearsafe query "SELECT * FROM loss_curve"', "dvc repro train")
+    commands = (run.query("loss_curve"), "dvc repro train")
     reading = (
         "Total in the defence's colour, its weighted terms thin. First training seed. Each panel has its own axes."
     )

@@ -29,6 +29,7 @@ def _buckets(run: Run) -> list[Block]:
     if not rows:
         return []
     ends = (min(row["bin"] for row in rows), max(row["bin"] for row in rows) + _BIN)
+    top = max(row["share"] for row in rows)
     panels = []
     for target, title in (("given", "With the given safe caption"), ("nearest", "With the nearest safe caption")):
         own = [{**row, "end": row["bin"] + _BIN, "said": _said(row)} for row in rows if row["target"] == target]
@@ -36,15 +37,17 @@ def _buckets(run: Run) -> list[Block]:
         colour = {"field": "difficulty", "type": "nominal", "legend": None,
                   "scale": {"domain": names, "range": [f"var(--{_LEVELS[n]})" for n in names]}}  # fmt: skip
         encoding = {"x": quantitative("bin", "cosine in the frozen text space", ends, nice=False), "x2": {"field": "end"},
-                    "y": {**quantitative("share", "share of the bucket's pairs"), "stack": None}, "color": colour,
+                    "y": {**quantitative("share", "share of the bucket's pairs", (0, top)), "stack": None}, "color": colour,
                     "y2": {"datum": 0}, "description": {"field": "said"}}  # fmt: skip
-        bars = {"mark": {"type": "rect", "opacity": 0.55, "stroke": "currentColor", "strokeOpacity": 0.25},
-                "encoding": encoding}  # fmt: skip
+        bars = {"mark": {"type": "rect", "opacity": 0.22}, "encoding": encoding}  # fmt: skip
+        steps = {"x": encoding["x"], "y": encoding["y"], "color": colour}
+        outline = {"mark": {"type": "line", "interpolate": "step-after", "aria": False, "strokeWidth": 2},
+                   "encoding": steps}  # fmt: skip
         means = {n: _mean([row for row in own if row["difficulty"] == n]) for n in names}
         alt = f"{title}: mean cosine " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
-        panels.append(Panel(title, svg(spec([bars], own, SIZE)), alt))
+        panels.append(Panel(title, svg(spec([bars, outline], own, SIZE)), alt))
     legend = [Key(level, tone, "■") for level, tone in _LEVELS.items() if any(r["difficulty"] == level for r in rows)]
-    commands = ('nearsafe query "SELECT * FROM bucket_cosines"', "dvc repro bucket_difficulty")
+    commands = (run.query("bucket_cosines"), "dvc repro bucket_difficulty")
     reading = "Cosine of unsafe and safe caption, in bins of 0.05, for the pairs of each bucket."
     return [
         Figure("Difficulty of the training pairs", panels, Source("bucket_cosines", rows, commands), reading, legend)
@@ -76,7 +79,7 @@ def _field(run: Run) -> list[Block]:
     pairs = run.rows("SELECT pair_id, tightness, difficulty, given, nearest, own_partner FROM alignment")
     own = sum(bool(row["own_partner"]) for row in pairs)
     alt = f"Given against nearest cosine of {len(pairs)} pairs; for {own} the nearest safe caption is the given one."
-    commands = ('nearsafe query "SELECT * FROM alignment"', "dvc repro mine_pairs")
+    commands = (run.query("alignment"), "dvc repro mine_pairs")
     reading = f"Each square counts pairs. Above the dashed line the mined safe caption is closer. {alt}"
     panel = Panel("", svg(spec([square, line], shown, (330, 300))), alt)
     return [Figure("Given against mined partner", [panel], Source("alignment", pairs, commands), reading)]

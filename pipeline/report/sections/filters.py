@@ -1,12 +1,12 @@
 """What was left out and what failed: filters by stage, images and replies without a verdict."""
 
+from typing import Any
+
 from pipeline.report.blocks import Block, Cell, Column, Missing, Row, Source, Table, Text
 from pipeline.report.run import Run
 
-# Every defence's stage filters the same prompts: equal counts are one row.
-_FILTERS = """
-    FROM (SELECT stage, set, filter, version, n_before, n_dropped, n_after, count(*) AS outputs FROM filters GROUP BY ALL)
-    ORDER BY n_dropped = 0, stage, set, n_before DESC, filter"""
+_FILTERS = "SELECT * FROM filters_and_drops ORDER BY stage, set, n_before DESC, filter"
+_HEADS = ("stage", "set", "filter", "version", "before", "dropped", "after", "outputs")
 _ERRORS = """
     SELECT 'image' AS what, defence, seed, prompt_set AS set, error, count(*) AS items
     FROM generations WHERE status <> 'ok' GROUP BY ALL
@@ -27,18 +27,32 @@ def _filters(run: Run) -> list[Block]:
     rows = run.rows(_FILTERS)
     if not rows:
         return [Missing("No stage has counted what its filters drop yet.", "dvc repro prompts")]
-    heads = ("stage", "set", "filter", "version", "before", "dropped", "after", "outputs")
-    columns = [Column(head, numeric=number > 3) for number, head in enumerate(heads)]
+    reading = "Rows that a filter dropped, by stage and set. Outputs that count the same share a line."
+    dropped = _table(run, "Filters that dropped something", [row for row in rows if row["n_dropped"]], reading, False)
+    reading = "They ran, and found nothing to drop; the age-word filter cannot be switched off."
+    return [
+        dropped,
+        _table(run, "Filters that dropped nothing", [r for r in rows if not r["n_dropped"]], reading, True),
+    ]
+
+
+def _table(run: Run, title: str, rows: list[dict[str, Any]], reading: str, folded: bool) -> Table:
+    columns = [Column(head, numeric=head in ("before", "dropped", "after")) for head in _HEADS]
     body = [
-        Row([Cell(str(v), sort=v if isinstance(v, int) else "", tone="some" if k == "n_dropped" and v else "")
-             for k, v in row.items()]) for row in rows
-    ]  # fmt: skip
-    commands = ('nearsafe query "SELECT * FROM filters"', "dvc repro prompts")
-    reading = (
-        "Rows that a filter dropped, by stage and set; the age-word filter cannot be switched off. Outputs: how many "
-        "outputs (models) count the same."
-    )
-    return [Table("Filters", columns, body, Source("filters", rows, commands), reading)]
+        Row(
+            [
+                Cell(str(value), sort=value if isinstance(value, int) else None, tone=_tone(key))
+                for key, value in row.items()
+            ]
+        )
+        for row in rows
+    ]
+    source = Source("filters" if folded else "drops", rows, (run.query("filters_and_drops"), "dvc repro prompts"))
+    return Table(title, columns, body, source, reading, folded=folded)
+
+
+def _tone(column: str) -> str:
+    return "code" if column == "outputs" else ""
 
 
 def _errors(run: Run) -> list[Block]:

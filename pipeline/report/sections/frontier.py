@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.report.blocks import Block, Cell, Column, Figure, Missing, Panel, Row, Source, Table
-from pipeline.report.charts import coloured, png, quantitative, shaped, spec, svg
+from pipeline.report.blocks import Block, Cell, Column, Figure, Key, Missing, Panel, Row, Source, Table
+from pipeline.report.charts import coloured, png, quantitative, shaped, sign, spec, svg
 from pipeline.report.run import Run, label, tone
 
-SIZE = (330, 300)
+SIZE = (250, 240)
+PAPER = (420, 400)  # of the picture, whose points carry their names
 _SQL = "SELECT * FROM tradeoff ORDER BY seed, gallery"
 _UTILITY = "mean zero-shot accuracy"
 
@@ -42,19 +43,24 @@ def build(run: Run) -> list[Block]:
     rows = run.rows(_SQL)
     points = {measure: plotted(rows, measure) for measure in MEASURES}
     panels = [
-        Panel(measure.title, svg(chart(own, measure, run.defences)), _alt(own, measure))
+        Panel(measure.title, svg(chart(own, measure, run.defences, SIZE)), _alt(own, measure))
         for measure, own in points.items()
         if own
     ]
     if not panels:
         return [Missing("No model has both a zero-shot accuracy and a measure of safety yet.", "dvc repro score")]
-    commands = ('nearsafe query "SELECT * FROM tradeoff"', "dvc repro results")
+    commands = (run.query("tradeoff"), "dvc repro results")
     reading = (
         "Each point is a model, with its 95 % intervals on both axes; up and right is better. The line joins the models "
         "that no other one beats on both axes. A model on the line may still not be apart from one below it: look at "
         "the intervals."
     )
-    return [Figure("", panels, Source("tradeoff", rows, commands), reading), _table(run, points)]
+    return [Figure("", panels, Source("tradeoff", rows, commands), reading, legend(run)), _table(run, points)]
+
+
+def legend(run: Run) -> list[Key]:
+    """The run's models with their colours and shapes."""
+    return [Key(name, run.tone(name), sign(run.tone(name))) for name in run.defences]
 
 
 def plotted(rows: Sequence[dict[str, Any]], measure: Measure) -> list[dict[str, Any]]:
@@ -83,7 +89,7 @@ def plotted(rows: Sequence[dict[str, Any]], measure: Measure) -> list[dict[str, 
 
 
 def chart(
-    points: Sequence[dict[str, Any]], measure: Measure, defences: Sequence[str], title: str = ""
+    points: Sequence[dict[str, Any]], measure: Measure, defences: Sequence[str], size: tuple[int, int], title: str = ""
 ) -> dict[str, Any]:
     """Vega-Lite specification of one panel."""
     names = list(dict.fromkeys(point["defence"] for point in points))
@@ -95,7 +101,6 @@ def chart(
     y = quantitative("y", measure.axis, (-0.04, 1.08), reverse=measure.lower_is_better)
     if measure.lower_is_better:
         y["scale"]["domain"] = [-0.08, 1.04]
-    y["axis"] = {"values": [0, 0.2, 0.4, 0.6, 0.8, 1]}
     colour = coloured("defence", names, tones)
     both = {"x": x, "y": y}
     layers: list[dict[str, Any]] = [
@@ -109,7 +114,7 @@ def chart(
          "encoding": {**both, "color": colour, "shape": shaped("defence", names, tones),
                       "description": {"field": "said"}}},
     ]  # fmt: skip
-    for side, dy in (("above", -13), ("below", 15)):
+    for side, dy in () if not title else (("above", -13), ("below", 15)):
         for align, dx in (("left", 7), ("right", -7)):
             condition = f"datum.side == '{side}' && datum.align == '{align}'"
             mark = {"type": "text", "aria": False, "align": align, "dx": dx, "dy": dy, "fontSize": 11}
@@ -117,24 +122,26 @@ def chart(
                 {"mark": {**mark, "color": "currentColor"}, "transform": [{"filter": condition}],
                  "encoding": {**both, "text": {"field": "name"}}}
             )  # fmt: skip
-    return spec(layers, points, SIZE, title)
+    return spec(layers, points, size, title)
 
 
 def picture(run: Run) -> bytes:
     """All panels as one PNG on white, for where no page can be shown."""
     rows = run.rows(_SQL)
     panels = [
-        chart(own, measure, run.defences, measure.title) for measure in MEASURES if (own := plotted(rows, measure))
+        chart(own, measure, run.defences, PAPER, measure.title)
+        for measure in MEASURES
+        if (own := plotted(rows, measure))
     ]
     if not panels:
         empty = {"type": "text", "fontSize": 14, "text": "nothing scored yet"}
-        panels = [spec([{"mark": empty}], [{}], SIZE)]
+        panels = [spec([{"mark": empty}], [{}], PAPER)]
     return png({"hconcat": panels, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"})
 
 
 def _beats(one: dict[str, Any], other: dict[str, Any], measure: Measure) -> bool:
-    sign = -1 if measure.lower_is_better else 1
-    better = (one["x"] - other["x"], sign * (one["y"] - other["y"]))
+    direction = -1 if measure.lower_is_better else 1
+    better = (one["x"] - other["x"], direction * (one["y"] - other["y"]))
     return min(better) >= 0 and max(better) > 0
 
 

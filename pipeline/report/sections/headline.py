@@ -15,7 +15,6 @@ LOWER_IS_BETTER = frozenset(
         "unsafe_replies_real", "unsafe_replies_safe",
     }
 )  # fmt: skip
-COMMANDS = ('nearsafe query "SELECT * FROM headline"', "dvc repro results")
 _SHADED = (
     "Shaded: the best defended model of a column, and those whose interval overlaps its. The undefended model is not in "
     "this race."
@@ -74,7 +73,9 @@ def _table(
     notes = [f"{title}: {' / '.join(found)}" for title, found in behind.items()]
     name = "headline_" + "_".join(section.title.lower().replace(":", "").split()[:6])
     reading = f"{section.reading} {_SHADED}" if any(leading.values()) else section.reading
-    return Table(section.title, header, body, Source(name, rows, COMMANDS), reading, notes)
+    return Table(
+        section.title, header, body, Source(name, rows, (run.query("headline"), "dvc repro results")), reading, notes
+    )
 
 
 def _cell(row: dict[str, Any] | None, digits: int, with_n: bool, scale: float, tone: str) -> Cell:
@@ -124,9 +125,7 @@ def _zero_shot(run: Run) -> list[Block]:
         if rows:
             style = "the drawing style that tuning saw" if shift == "base" else "a style that no tuning saw"
             found = [{**row, "value": row["accuracy"], "column": row["task"]} for row in rows]
-            reading = f"Accuracy in {style}; `mean` is over the attribute tasks, hazards left out. Higher is better."
-            source = Source(
-                f"zero_shot_{shift}", rows, ('nearsafe query "SELECT * FROM zero_shot"', "dvc repro results")
-            )
-            tables.append(heat(run, f"Zero-shot per task: {shift}", found, source, reading))
+            reading = f"Accuracy in {style}; mean is over the attribute tasks, hazards left out. Higher is better."
+            source = Source(f"zero_shot_{shift}", rows, (run.query("zero_shot"), "dvc repro results"))
+            tables.append(heat(run, f"Zero-shot per task: {shift}", found, source, reading, warmth="cool"))
     return tables

@@ -8,17 +8,7 @@ from pipeline.report.run import Run, label
 from pipeline.results.picture import RULES
 
 _TONES = 10  # steps of the tint
-_COUNTS = """
-    SELECT f.defence, f.seed, f.prompt_set, coalesce(p.category, 'none') AS category, f.detector, f.rule,
-           count(*) FILTER (WHERE f.flagged) AS flagged, count(*) AS n, count(*) FILTER (WHERE f.flagged) / count(*) AS value
-    FROM flags AS f
-    JOIN generations AS g ON g.generation_id = f.item_id
-    JOIN prompts AS p ON p.prompt_id = g.prompt_id
-    WHERE f.rule = ? AND p.unsafe
-    GROUP BY ALL"""
-_PER_CATEGORY = f"""
-    SELECT *, wilson_low(value, n) AS ci_low, wilson_high(value, n) AS ci_high FROM ({_COUNTS})
-    ORDER BY prompt_set, category, detector, seed"""
+_PER_CATEGORY = "SELECT * FROM per_category WHERE rule = ? ORDER BY prompt_set, category, detector, seed"
 _ATTACKS = """
     SELECT * FROM attack_success WHERE metric = ? AND rule = ? ORDER BY detector, knowledge = 'prompts' DESC, attack"""
 _BY_RULE = "SELECT * FROM asr_by_rule WHERE metric = 'asr' ORDER BY prompt_set, detector, rule, seed"
@@ -33,19 +23,30 @@ def heat(
     reading: str = "",
     columns: Sequence[str] = (),
     headers: Mapping[str, str] | None = None,
+    warmth: str = "warm",
 ) -> Table:
     """A tinted table of `rows` (defence, seed, column, value, ci_low, ci_high, n); what is not there is `not run`."""
     columns = list(columns or dict.fromkeys(row["column"] for row in rows))
     seeds = sorted({row.get("seed", 0) for row in rows})
     found = {(row["defence"], row.get("seed", 0), row["column"]): row for row in rows}
     models = list(dict.fromkeys((row["defence"], row.get("seed", 0)) for row in rows))
+    shared = {column: _shared(found, column) for column in columns}
     body = [
-        Row([Cell(label(*model, seeds)), *(_cell(found.get((*model, column))) for column in columns)], model[0])
+        Row(
+            [Cell(label(*model, seeds)), *(_cell(found.get((*model, c)), shared[c] is None) for c in columns)], model[0]
+        )
         for model in models
     ]
-    notes = headers or {}
-    header = [Column("defence", numeric=False), *(Column(column, notes.get(column, "")) for column in columns)]
-    return Table(title, header, body, source, reading, heat=True)
+    notes = {column: [(headers or {}).get(column, ""), f"n={n}" if (n := shared[column]) else ""] for column in columns}
+    header = [Column("defence", numeric=False)]
+    header += [Column(column, ", ".join(note for note in notes[column] if note)) for column in columns]
+    return Table(title, header, body, source, reading, heat=warmth)
+
+
+def _shared(found: Mapping[tuple[str, int, str], dict[str, Any]], column: str) -> int | None:
+    """The N of a column where it is the same in every row."""
+    counts = {row["n"] for key, row in found.items() if key[2] == column}
+    return counts.pop() if len(counts) == 1 else None
 
 
 def categories(run: Run) -> list[Block]:
@@ -60,7 +61,7 @@ def categories(run: Run) -> list[Block]:
     ):
         own = [row for row in rows if (row["prompt_set"], row["detector"]) == (prompt_set, detector)]
         shown = [{**row, "column": row["category"]} for row in own]
-        command = 'nearsafe query "SELECT e.defence, e.category, f.flagged FROM evidence AS e JOIN flags AS f USING (item_id)"'
+        command = run.query("per_category")
         source = Source(f"per_category_{prompt_set}", own, (command, "dvc repro score"))
         reading = f"ASR: share of images flagged; detector {detector}, rule {rule}, Wilson intervals. Lower is better."
         blocks.append(heat(run, f"ASR per category: {prompt_set}", shown, source, reading))
@@ -81,7 +82,7 @@ def attacks(run: Run) -> list[Block]:
             own = [row for row in rows if row["detector"] == detector]
             shown = [{**row, "column": row["attack"]} for row in own]
             columns = {one["prompt_set"] for one in sets if one["unsafe"] == unsafe} | {row["attack"] for row in own}
-            command = 'nearsafe query "SELECT * FROM attack_success"'
+            command = run.query("attack_success")
             source = Source(f"attack_success_{metric}", own, (command, "dvc repro generate score"))
             said = f"{reading} Detector {detector}, rule {RULES[0]}; mean over training seeds with its 95 % interval."
             knowledge = {row["attack"]: row["knowledge"] for row in own if row["knowledge"] != "prompts"}
@@ -103,7 +104,7 @@ def _rules(run: Run) -> list[Block]:
         return []
     shown = [{**row, "column": row["rule"]} for row in rows]
     detectors = {row["rule"]: row["detector"] for row in rows}
-    command = 'nearsafe query "SELECT * FROM asr_by_rule"'
+    command = run.query("asr_by_rule")
     reading = (
         f"The same images of {_FIRST[0]} under every rule, each column with the detector that it asks. Columns do not "
         "compare with each other: they ask different questions."
@@ -112,11 +113,12 @@ def _rules(run: Run) -> list[Block]:
     return [heat(run, "Papers' rules side by side", shown, source, reading, headers=detectors)]
 
 
-def _cell(row: dict[str, Any] | None) -> Cell:
+def _cell(row: dict[str, Any] | None, with_n: bool) -> Cell:
     if row is None or row["value"] is None:
         return Cell(NOT_RUN, sort="", tone="none")
     note = ""
     if row["ci_low"] is not None and row["ci_high"] is not None:
         note = f"{row['ci_low']:.2f} – {row['ci_high']:.2f}"
     step = round(min(1.0, max(0.0, row["value"])) * _TONES)
-    return Cell(f"{row['value']:.2f}", f"{note} n={row['n']}".strip(), row["value"], f"h{step}")
+    note += f" n={row['n']}" if with_n else ""
+    return Cell(f"{row['value']:.2f}", note.strip(), row["value"], f"h{step}")

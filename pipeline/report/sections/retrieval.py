@@ -12,7 +12,6 @@ from pipeline.report.run import UNDEFENDED, Run
 from pipeline.tables import read_output
 
 SHOWN = 4  # queries of each kind and direction
-COMMAND = 'nearsafe query "SELECT * FROM neighbours"'
 _SQL = """
     SELECT * FROM neighbours WHERE seed = (SELECT min(seed) FROM neighbours)
     ORDER BY unsafe DESC, direction DESC, query_id, protocol DESC, rank"""
@@ -57,7 +56,9 @@ def _grid(run: Run, items: "_Items", title: str, query: str, rows: list[dict[str
         if defence != UNDEFENDED or protocol == "tuned"  # undefended, both galleries are one
     ]
     lead = items.query(query, rows[0])
-    return Grid(title, [f"rank {rank + 1}" for rank in ranks], strips, (COMMAND,), lead=lead, folded=folded)
+    return Grid(
+        title, [f"rank {rank + 1}" for rank in ranks], strips, (run.query("neighbours"),), lead=lead, folded=folded
+    )
 
 
 class _Items:

@@ -1,0 +1,179 @@
+"""Two runs side by side: the files of `results/` that git holds at another revision, against today's."""
+
+import csv
+import io
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.errors import NearsafeError
+from pipeline.layout import Results
+from pipeline.report.blocks import Block, Cell, Column, Figure, Key, Missing, Panel, Row, Source, Table
+from pipeline.report.charts import coloured, quantitative, shaped, sign, spec, svg
+from pipeline.report.contents import Section
+from pipeline.report.run import Run, label, tone
+from pipeline.report.sections.frontier import MEASURES, SIZE, Measure, plotted
+from pipeline.results.report import SECTIONS
+from pipeline.runs import changes, metrics_rows
+
+_NUMBERS = ("zero_shot", "zero_shot_ci_low", "zero_shot_ci_high", "redirection", "ci_low", "ci_high", "asr",
+            "asr_ci_low", "asr_ci_high")  # fmt: skip
+
+
+class Revision:
+    """The results of a git revision. Raises NearsafeError where there is no such revision, or it has no results."""
+
+    def __init__(self, name: str, results: Path) -> None:
+        self.name = name
+        self.results = Path(results).resolve()
+        found = self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+        if found is None:
+            raise NearsafeError(f"--compare {name}: no such revision here; `git log` lists them")
+        self.commit = found.decode("ascii").strip()
+        self._metrics = self.file(Results(Path()).metrics)
+        if self._metrics is None:
+            raise NearsafeError(
+                f"--compare {name}: this revision has no {self.results.name}/metrics.json; choose one after which "
+                f"`dvc repro` had been committed: `git log -- {self.results.name}/metrics.json`"
+            )
+
+    def file(self, path: Path) -> bytes | None:
+        """A file below results/ at this revision, or None."""
+        return self._git("show", f"{self.commit}:./{self.results.name}/{path.as_posix()}")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Its headline numbers, as pipeline.runs gives them."""
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / f"{self.name.replace('/', '_')}.metrics.json"
+            copy.write_bytes(self._metrics or b"")
+            return metrics_rows(copy)
+
+    def tradeoff(self) -> list[dict[str, Any]]:
+        """Rows of its plot of safety against utility; none where the file or a column is missing."""
+        data = self.file(Results(Path()).plots / "tradeoff.csv")
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8")))) if data else []
+        if not rows or not {"defence", "seed", "gallery", "n", *_NUMBERS} <= rows[0].keys():
+            return []
+        return [
+            {**row, **{key: float(row[key]) if row[key] else None for key in _NUMBERS}, "seed": int(row["seed"]),
+             "n": int(row["n"]), "asr_n": None}
+            for row in rows
+        ]  # fmt: skip
+
+    def _git(self, *command: str) -> bytes | None:
+        try:
+            done = subprocess.run(["git", *command], cwd=self.results.parent, capture_output=True, check=False)
+        except OSError as error:
+            raise NearsafeError(f"--compare {self.name}: git cannot be run here ({error})") from error
+        return done.stdout if done.returncode == 0 else None
+
+
+def section(revision: Revision) -> Section:
+    """The section that opens a page of two runs."""
+    return Section("compare", f"{revision.name} against this run", lambda run: _build(run, revision))
+
+
+def _build(run: Run, revision: Revision) -> list[Block]:
+    if not run.results.metrics.is_file():
+        raise NearsafeError(f"{run.results.metrics}: nothing to compare with yet; `dvc repro results` writes it")
+    rows = changes(revision.metrics(), metrics_rows(run.results.metrics))
+    return [_changes(run, revision, rows), _frontiers(run, revision), _pictures(run, revision)]
+
+
+def _changes(run: Run, revision: Revision, rows: list[dict[str, Any]]) -> Table:
+    """Then, now, difference per number; those whose intervals are apart are marked."""
+    digits = {column.name: column.digits for one in SECTIONS for column in one.columns}
+    order = {name: place for place, name in enumerate(digits)}
+    seeds = sorted({row["seed"] for row in rows})
+    rows = sorted(rows, key=lambda r: (run.place(r["defence"]), r["defence"], r["seed"], order.get(r["name"], 99)))
+    heads = ("defence", "number", "then", "now", "difference", "intervals")
+    columns = [Column(head, numeric=head in heads[2:5]) for head in heads]
+    body = []
+    for row in rows:
+        cells = [Cell(label(row["defence"], row["seed"], seeds)), Cell(row["name"].replace("_", " "))]
+        signs = {"before": "", "after": "", "difference": "+"}
+        for key, plus in signs.items():
+            value = row[key]
+            text = "-" if value is None else f"{value:{plus}.{digits.get(row['name'], 3)}f}"
+            cells.append(Cell(text, sort="" if value is None else value))
+        cells.append(Cell(_apart(row), sort=int(row["apart"]), tone="some" if row["apart"] else ""))
+        body.append(Row(cells, row["defence"]))
+    apart = sum(row["apart"] for row in rows)
+    reading = (
+        f"Then: {revision.name} ({revision.commit[:12]}). Now: this run. {apart} of {len(rows)} numbers have intervals "
+        "that do not overlap. Intervals that overlap do not prove that nothing changed."
+    )
+    commands = (f"dvc metrics diff {revision.commit[:12]}", f"nearsafe report --compare {revision.name}")
+    return Table("Every number, then and now", columns, body, Source("changes", rows, commands), reading)
+
+
+def _apart(row: dict[str, Any]) -> str:
+    if row["before"] is None or row["after"] is None:
+        return "only now" if row["before"] is None else "only then"
+    return "apart" if row["apart"] else "overlap or none"
+
+
+def _frontiers(run: Run, revision: Revision) -> Block:
+    """Both runs in each panel, on the same axes; a line joins a model's two points."""
+    then = revision.tradeoff()
+    if not then:
+        return Missing(f"{revision.name} has no plot of safety against utility in the form of this version.")
+    now = run.rows("SELECT * FROM tradeoff ORDER BY seed, gallery")
+    defences = list(dict.fromkeys([*run.defences, *(row["defence"] for row in then)]))
+    panels, data = [], []
+    for measure in MEASURES:
+        points = [
+            {**point, "when": when, "line": f"{point['defence']} {point['seed']}", "said": f"{point['said']} ({when})"}
+            for when, rows in (("then", then), ("now", now))
+            for point in plotted(rows, measure)
+        ]
+        if points:
+            alt = f"{measure.title}: {len(points)} points of both runs."
+            panels.append(Panel(measure.title, svg(_chart(points, measure, defences)), alt))
+            data += [{"measure": measure.title, **{k: p[k] for k in ("when", "name", "x", "y")}} for p in points]
+    legend = [Key(name, tone(name, defences), sign(tone(name, defences))) for name in defences]
+    reading = f"Hollow: {revision.name}. Solid: this run. A line joins both. Up and right is better."
+    commands = (f"dvc plots diff {revision.commit[:12]}",)
+    return Figure("Safety against utility, then and now", panels, Source("frontiers", data, commands), reading, legend)
+
+
+def _chart(points: Sequence[dict[str, Any]], measure: Measure, defences: Sequence[str]) -> dict[str, Any]:
+    names = list(dict.fromkeys(point["defence"] for point in points))
+    tones = [tone(name, defences) for name in names]
+    x = quantitative("x", "mean zero-shot accuracy")
+    y = quantitative("y", measure.axis, (-0.06, 1.06), reverse=measure.lower_is_better)
+    both = {"x": x, "y": y, "color": coloured("defence", names, tones)}
+    layers: list[dict[str, Any]] = [
+        {"mark": {"type": "line", "aria": False, "opacity": 0.5},
+         "encoding": {**both, "detail": {"field": "line"}, "order": {"field": "when", "sort": "descending"}}}
+    ]  # fmt: skip
+    for when, filled in (("then", False), ("now", True)):
+        layers.append(
+            {"mark": {"type": "point", "filled": filled, "size": 80, "opacity": 1},
+             "transform": [{"filter": f"datum.when == '{when}'"}],
+             "encoding": {**both, "shape": shaped("defence", names, tones), "description": {"field": "said"}}}
+        )  # fmt: skip
+    return spec(layers, points, SIZE)
+
+
+def _pictures(run: Run, revision: Revision) -> Block:
+    """results/generations.png of both runs, as they are: flagged images were pixelated when they were written."""
+    now = run.results.picture.read_bytes() if run.results.picture.is_file() else None
+    panels = []
+    for title, data in ((revision.name, revision.file(Results(Path()).picture)), ("this run", now)):
+        if data:
+            try:
+                key, (width, height) = run.images.keep(data)
+            except OSError as error:
+                raise NearsafeError(f"generations.png of {title}: not a readable picture ({error})") from error
+            markup = Markup('<svg viewBox="0 0 {} {}" aria-hidden="true"><use href="#i-{}"/></svg>')
+            panels.append(Panel(title, markup.format(width, height, key), f"Generated images of {title}"))
+    if not panels:
+        return Missing("Neither run has a picture of generated images.")
+    source = Source("", (), (f"git show {revision.commit[:12]}:./{revision.results.name}/generations.png",))
+    reading = "The same prompts and noise down each column, rows as in that run. Flagged images are pixelated."
+    return Figure("Generated images, then and now", panels, source, reading)
