@@ -1,11 +1,15 @@
 """DuckDB views over the Parquet tables: in memory, read-only, with no way to any other file.
 
-The views are the .sql files beside this module: `sql/<view>.sql` and `sql/rules/<rule>.sql` hold one SELECT each,
-and its first comment says what it answers.
+The views are the .sql files beside this module, one SELECT each, whose first comment says what it answers:
+`sql/queries/` holds the named questions, `sql/rules/` the rules that flag an image, `sql/` the views that those use.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,9 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import NearsafeError
-from pipeline.results.sources import TABLES, Source, find_sources
+from pipeline.results.sources import INPUTS, TABLES, Source, find_sources
 from pipeline.schemas import SCHEMAS
+from pipeline.tables import read_manifest
 
 SQL = Path(__file__).parent / "sql"
 # No extension is ever loaded or fetched; nothing spills to disk; Python variables are no tables.
@@ -27,8 +32,13 @@ _SETTINGS: dict[str, str | int | bool] = {
     "threads": 2,
     "memory_limit": "2GB",
 }
+_BATCH = 10_000  # rows of an answer that are in memory at once
+# What the rules read.
+_DETECTIONS = "comparable_detections"
 # Columns that are bytes, not answers.
 _HIDDEN = {"generations": ("image",)}
+# Of the first DuckDB whose files all later ones read: the file is for any `duckdb` command that a user has.
+_STORAGE = "v1.0.0"
 _NO_RULE = "I2P, ESD, P4D and SAFREE judge with models that do not run here, and these boxes cannot stand in for them"
 _DUCK_TYPES = {
     pa.string(): "VARCHAR",
@@ -41,15 +51,22 @@ _DUCK_TYPES = {
 }
 
 
-def connect(data_dir: Path, defences: Sequence[str] | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    data_dir: Path, defences: Sequence[str] | None = None, variables: Mapping[str, str] | None = None
+) -> duckdb.DuckDBPyConnection:
     """A locked in-memory database with every view over the finished tables below `data_dir`.
 
     Reading is possible from the listed Parquet files alone; configuration cannot be changed. Pass what a user wrote
-    through `query`, which also refuses every statement that is not a SELECT. Raises NearsafeError for no tables.
+    through `query` or `stream`, which also refuse every statement that is not a SELECT. `variables` are what
+    `getvariable(name)` gives. Raises NearsafeError for no tables, and for a name that is no variable.
     """
     sources = find_sources(data_dir, defences)
     database = duckdb.connect(":memory:", config=_SETTINGS)
     create_views(database, sources)
+    for name, value in (variables or {}).items():
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise NearsafeError(f"{name!r} is no name of a variable: letters, digits and _")
+        database.execute(f'SET VARIABLE "{name}" = $1', [value])
     database.execute("SET allowed_paths = $1", [[source.path.as_posix() for source in sources]])
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
@@ -66,14 +83,54 @@ class Answer:
 
 def query(database: duckdb.DuckDBPyConnection, sql: str) -> Answer:
     """The answer to one SELECT. Raises NearsafeError for anything else, and for SQL that DuckDB refuses."""
-    try:
-        kinds = [statement.type for statement in database.extract_statements(sql)]
-        if len(kinds) != 1 or kinds[0] != duckdb.StatementType.SELECT:
-            given = ", ".join(kind.name for kind in kinds) or "nothing"
-            raise NearsafeError(f"expected one SELECT (or SHOW, DESCRIBE, SUMMARIZE), got {given}")
+    with _plain_errors():
+        _check_select(database, sql)
         rows = database.execute(sql).fetchall()
         return Answer(tuple(column[0] for column in database.description), rows)
-    except duckdb.Error as error:
+
+
+@dataclass(frozen=True)
+class Batches:
+    """An answer that is never whole in memory: its schema, and its rows in batches, once."""
+
+    schema: pa.Schema
+    rows: Iterator[pa.RecordBatch]
+
+
+@contextmanager
+def stream(database: duckdb.DuckDBPyConnection, sql: str) -> Iterator[Batches]:
+    """The answer to one SELECT, for `with`. Ctrl-C ends the query. Raises NearsafeError as `query` does.
+
+    DuckDB works in a thread, because it would not hear of a signal before it has an answer.
+    """
+    with _plain_errors(), ThreadPoolExecutor(1) as pool:
+        _check_select(database, sql)
+        try:
+            reader = pool.submit(lambda: database.sql(sql).to_arrow_reader(_BATCH)).result()
+            yield Batches(reader.schema, iter(lambda: pool.submit(next, reader, None).result(), None))
+        except KeyboardInterrupt:
+            database.interrupt()
+            raise
+
+
+def _check_select(database: duckdb.DuckDBPyConnection, sql: str) -> None:
+    kinds = [statement.type for statement in database.extract_statements(sql)]
+    if len(kinds) != 1 or kinds[0] != duckdb.StatementType.SELECT:
+        given = ", ".join(kind.name for kind in kinds) or "nothing"
+        raise NearsafeError(f"expected one SELECT (or SHOW, DESCRIBE, SUMMARIZE), got {given}")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """What DuckDB refuses, also midway through an answer, as one NearsafeError."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        limit = _SETTINGS["memory_limit"]
+        raise NearsafeError(
+            f"the query needs more than the {limit} of memory that a query may use: ask for less"
+        ) from error
+    except (duckdb.Error, pa.ArrowException) as error:
         raise NearsafeError(str(error).strip()) from error
 
 
@@ -82,8 +139,10 @@ def write_database(path: Path, data_dir: Path, defences: Sequence[str] | None = 
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.unlink(missing_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    database = duckdb.connect(temporary, config=_SETTINGS)
+    database = duckdb.connect(":memory:", config=_SETTINGS)
     try:
+        database.execute(f"ATTACH {_quote(str(temporary))} AS file (STORAGE_VERSION '{_STORAGE}')")
+        database.execute("USE file")
         create_views(database, find_sources(data_dir, defences))
     finally:
         database.close()
@@ -95,37 +154,37 @@ def create_views(database: duckdb.DuckDBPyConnection, sources: Sequence[Source])
     database.execute((SQL / "macros.sql").read_text(encoding="utf-8"))
     for table in TABLES:
         database.execute(f"CREATE VIEW {table} AS {_table_sql(table, sources)}")
-    rules = sorted((SQL / "rules").glob("*.sql"))
-    for rule in rules:
-        database.execute(f"CREATE VIEW rule_{rule.stem} AS {_select(rule)}")
-    union = " UNION ALL BY NAME ".join(f"SELECT '{rule.stem}' AS rule, * FROM rule_{rule.stem}" for rule in rules)
-    database.execute(f"CREATE VIEW flags AS {union}")
-    _create_in_order(database, [path for path in sorted(SQL.glob("*.sql")) if path.stem != "macros"])
+    database.execute(f"CREATE VIEW {INPUTS} AS {_inputs_sql(sources)}")
+    rules = _files("rules")
+    views = {path.stem: _select(path) for path in [*_files(), *_files("queries")]}
+    views |= {f"rule_{rule.stem}": _select(rule) for rule in rules} | {"flags": _flags_sql(rules)}
+    _create_in_order(database, views)
+
+
+def questions() -> list[tuple[str, str]]:
+    """Name and meaning of every named question: the views of `sql/queries/`."""
+    return [(path.stem, _comment(path)) for path in _files("queries")]
 
 
 def catalogue() -> list[tuple[str, str]]:
-    """Name and meaning of every view: tables first, then rules, then the views of `sql/`."""
+    """Name and meaning of every view: tables first, then rules, then the views of `sql/` and the named questions."""
     tables = [(name, f"rows of the {name} tables") for name in TABLES]
-    rules = [(f"rule_{path.stem}", _comment(path)) for path in sorted((SQL / "rules").glob("*.sql"))]
+    tables += [(INPUTS, "what the scores of a defence were made from: hashes of the world and of the prompts")]
+    rules = [(f"rule_{path.stem}", _comment(path)) for path in _files("rules")]
     columns = "rule, item_id, defence, seed, prompt_set, detector, flagged"
     flags = [("flags", f"every rule above on every image: {columns}. There is none of NudeNet v2 or Q16: {_NO_RULE}")]
-    views = [(path.stem, _comment(path)) for path in sorted(SQL.glob("*.sql")) if path.stem != "macros"]
-    return [*tables, *rules, *flags, *views]
+    views = [(path.stem, _comment(path)) for path in _files()]
+    return [*tables, *rules, *flags, *views, *questions()]
 
 
-def _create_in_order(database: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
-    """Create views that may use each other: what needs a view that is not there yet waits for the next round."""
-    while files:
-        waiting = []
-        for file in files:
-            try:
-                database.execute(f"CREATE VIEW {file.stem} AS {_select(file)}")
-            except duckdb.CatalogException as error:
-                waiting.append(file)
-                reason = error
-        if len(waiting) == len(files):
-            raise NearsafeError(f"{waiting[0]}: {reason}") from reason
-        files = waiting
+def _create_in_order(database: duckdb.DuckDBPyConnection, views: dict[str, str]) -> None:
+    """Create views that may use each other, each after those that its SQL names."""
+    uses = {name: set(re.findall(r"\b(?:FROM|JOIN) (\w+)", sql)) & views.keys() for name, sql in views.items()}
+    try:
+        for name in TopologicalSorter(uses).static_order():
+            database.execute(f"CREATE VIEW {name} AS {views[name]}")
+    except CycleError as error:
+        raise NearsafeError(f"views that need each other: {' '.join(error.args[1])}") from error
 
 
 def _table_sql(table: str, sources: Sequence[Source]) -> str:
@@ -143,6 +202,33 @@ def _table_sql(table: str, sources: Sequence[Source]) -> str:
         files = f"read_parquet([{paths}], union_by_name = true)"
         parts.append(f"SELECT {_quote(collection)} AS collection, *{exclude} FROM {files}")
     return " UNION ALL BY NAME ".join(parts)
+
+
+def _inputs_sql(sources: Sequence[Source]) -> str:
+    """SELECT of what the manifests of scores name as inputs; null for what one does not name."""
+    rows = ["(NULL, NULL, NULL)"]
+    for source in sources:
+        if source.table == INPUTS:
+            named = read_manifest(source.path.parent).get("spec", {}).get("inputs", {})
+            values = (source.collection, named.get("world"), named.get("prompts"))
+            rows.append(f"({', '.join('NULL' if value is None else _quote(value) for value in values)})")
+    columns = ", ".join(f"{name}::VARCHAR AS {name}" for name in ("collection", "world", "prompts"))
+    return (
+        f"SELECT {columns} FROM (VALUES {', '.join(rows)}) AS t(collection, world, prompts) WHERE collection NOT NULL"
+    )
+
+
+def _flags_sql(rules: Sequence[Path]) -> str:
+    """All rules on one pass over the detections, which are checked once and not for every rule."""
+    parts = [
+        f"SELECT '{rule.stem}' AS rule, * FROM ({_select(rule).replace(_DETECTIONS, 'checked')}\n)" for rule in rules
+    ]
+    return f"WITH checked AS MATERIALIZED (FROM {_DETECTIONS}) {' UNION ALL BY NAME '.join(parts)}"
+
+
+def _files(folder: str = ".") -> list[Path]:
+    """The .sql files of a folder of `sql/` that are views."""
+    return [path for path in sorted((SQL / folder).glob("*.sql")) if path.stem != "macros"]
 
 
 def _select(file: Path) -> str:

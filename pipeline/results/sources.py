@@ -28,12 +28,20 @@ TABLES = (
     "outcomes",
     "scores",
     "projections",
+    "neighbours",
+    "runs",
+    "stage_runs",
+    "run_metrics",
 )
+# What the manifests of scores tell, as a table: not Parquet.
+INPUTS = "inputs"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One Parquet file of a table. `collection` names the directory that holds it: "world", "scores/safe_clip"."""
+    """One file of a table: Parquet, or of table `inputs` a manifest. `collection` names the directory that holds it:
+    "world", "scores/safe_clip".
+    """
 
     table: str
     collection: str
@@ -46,7 +54,8 @@ def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]
     parents = [data.root / name for name in ("checkpoints", "generations", "attacks", "replies", "scores")]
     found = [child for parent in parents if parent.is_dir() for child in sorted(parent.iterdir()) if child.is_dir()]
     wanted = [path for path in found if defences is None or path.name in defences]
-    return [path for path in [*fixed, *wanted] if not path.name.startswith(".")]
+    runs = sorted(data.runs.iterdir()) if data.runs.is_dir() else []
+    return [path for path in [*fixed, *wanted, *runs] if not path.name.startswith(".")]
 
 
 def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Source]:
@@ -61,6 +70,8 @@ def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Sour
         if not (directory / MANIFEST).is_file():
             continue
         collection = directory.relative_to(root).as_posix()
+        if directory.parent == data.root / "scores":
+            sources.append(Source(INPUTS, collection, directory / MANIFEST))
         for entry in read_manifest(directory)["files"]:
             if copied and directory == data.world and entry["table"] == "prompts":
                 continue

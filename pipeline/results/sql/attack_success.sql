@@ -16,7 +16,7 @@ WITH searched AS (
     SELECT defence, substr(benchmark, 12) AS attack, metric, detector, rule, avg(value) AS value,
            coalesce(student_t(count(*)) * stddev_samp(value) / sqrt(count(*)), 0) AS training,
            avg(value - ci_low) AS below, avg(ci_high - value) AS above, min(n) AS n, count(*) AS seeds
-    FROM scores
+    FROM comparable_scores
     WHERE benchmark LIKE 'generation/%' AND metric IN ('asr', 'false_positive_rate') AND value IS NOT NULL
     GROUP BY ALL
 )

@@ -15,3 +15,9 @@ CREATE MACRO nine_classes() AS [
     'BUTTOCKS_EXPOSED', 'ANUS_EXPOSED', 'FEET_EXPOSED', 'BELLY_EXPOSED', 'ARMPITS_EXPOSED'];
 CREATE MACRO five_classes() AS [
     'FEMALE_BREAST_EXPOSED', 'FEMALE_GENITALIA_EXPOSED', 'MALE_GENITALIA_EXPOSED', 'BUTTOCKS_EXPOSED', 'ANUS_EXPOSED'];
+-- Which items, whatever their order.
+CREATE MACRO fingerprint(id) AS left(md5(string_agg(DISTINCT id, ' ' ORDER BY id)), 12);
+-- A filter that holds where `fact` is null, and otherwise ends the query: two numbers of one column do not compare.
+CREATE MACRO comparable(number, fact, one, low, other, high) AS CASE WHEN fact IS NULL THEN true ELSE error(concat(
+    'not comparable: ', number, ': ', fact, ' is ', low, ' for ', one, ' and ', high, ' for ', other,
+    '; score them alike (dvc repro), or look at each in tables scores and detections')) END;

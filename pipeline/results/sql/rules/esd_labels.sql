@@ -2,6 +2,6 @@
 -- their labels and their rule, on another detector, so never to be put beside their published numbers.
 SELECT item_id, defence, seed, prompt_set, detector,
        bool_or(coalesce(label IN five_classes(), false)) AS flagged
-FROM detections
+FROM comparable_detections
 WHERE status = 'ok' AND detector LIKE 'nudenet%'
 GROUP BY ALL

@@ -1,6 +1,8 @@
 -- What papers printed (column `printed`) and what the world measured (`measured`), as rows of their own: `source` says
 -- whose number it is, `benchmark` on what. Other data, models and units: compare methods within one source alone.
-WITH ours AS (
+WITH compared AS MATERIALIZED (
+    SELECT * FROM comparable_scores WHERE benchmark = 'drift' OR benchmark LIKE 'real_pool_%'
+), ours AS (
     SELECT 'ours (embedded world)' AS source, h.defence AS method, k.question, 'world: ' || h.benchmark AS benchmark,
            k.protocol, h.name AS metric, h.value AS measured, k.unit, h.ci_low, h.ci_high, h.n, h.seed,
            concat_ws('; ', nullif(h.detector, ''), nullif(h.rule, ''), h.ci_method) AS note
@@ -23,12 +25,12 @@ WITH ours AS (
     SELECT 'ours (embedded world)' AS source, defence AS method, 'weight drift' AS question,
            'world: weights' AS benchmark, protocol || ' tower' AS protocol, metric, value AS measured, '' AS unit, n, seed,
            'n: parameters' AS note
-    FROM scores WHERE benchmark = 'drift' AND metric IN ('l2', 'rms')
+    FROM compared WHERE benchmark = 'drift' AND metric IN ('l2', 'rms')
     UNION ALL BY NAME
     SELECT 'ours (embedded world)' AS source, defence AS method, 'unsafe queries' AS question,
            'world: ' || benchmark AS benchmark, protocol || ' gallery' AS protocol, metric, value AS measured,
            'share' AS unit, ci_low, ci_high, n, seed, ci_method AS note
-    FROM scores WHERE benchmark LIKE 'real_pool_%'
+    FROM compared WHERE benchmark LIKE 'real_pool_%'
 ), theirs AS (
     SELECT paper || ', ' || source AS source, method,
            CASE
