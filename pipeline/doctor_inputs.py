@@ -1,0 +1,206 @@
+"""Checks of `nearsafe doctor` on what the user brings: parameters, model folders, prompt files, defences."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.doctor import Check
+from pipeline.errors import NearsafeError
+from pipeline.params import load, section
+
+# What transformers or torch would load by unpickling, which the pipeline never does.
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+Checks = Iterator[Check]
+
+
+def parameters(params: Path) -> Checks:
+    """Is the file there, and YAML?"""
+    try:
+        yield Check("parameters", "ok", f"{params}: sections {', '.join(load(params))}")
+    except NearsafeError as error:
+        yield Check("parameters", "missing", str(error), f"`git checkout {params}` brings back the shipped one")
+
+
+def models(root: Path, params: Path) -> Checks:
+    """Every folder of section `models`: there, safetensors, whole, and of the class that its use needs."""
+    folders = _section(params, "models")
+    for name, use in _USES.items():
+        where = f"model {name}"
+        if not isinstance(folders.get(name), str):
+            yield Check(where, "missing", f"{params}: models.{name} is not set", f"set it to a folder: {use[0]}")
+            continue
+        folder = root / folders[name]
+        try:
+            yield Check(where, "ok", f"{folders[name]}: {_examine(folder, use[1])}")
+        except NearsafeError as error:
+            yield Check(
+                where,
+                "missing",
+                str(error),
+                f"needed: {use[0]}; the shipped ones: `git checkout pipeline/world/weights`",
+            )
+        if left := sorted(file.name for file in folder.rglob("*") if file.suffix in _PICKLES):
+            fix = "convert it to safetensors if nothing else holds these weights, then delete it"
+            yield Check(where, "warn", f"{folders[name]}: {left[0]} is a pickle and is never loaded", fix)
+    yield from _fit(root, folders)
+
+
+def nudenet() -> Checks:
+    """The weights that come with the package, by their hash."""
+    from pipeline.detectors.nudenet import NudeNet
+
+    try:
+        yield Check("nudenet", "ok", f"weights of the package, sha256 {NudeNet().hash}")
+    except NearsafeError as error:
+        yield Check("nudenet", "missing", str(error), "`make env`")
+
+
+def prompt_files(params: Path) -> Checks:
+    """Every file of `prompts.files`: there, of its hash, in its columns."""
+    from pipeline.prompt_files import read_prompt_file
+    from pipeline.prompt_sets import PromptsParams
+
+    try:
+        files = section(f"{params}:prompts", PromptsParams).files
+    except NearsafeError as error:
+        yield Check("prompt files", "missing", str(error), "docs/data/prompt_sets.md shows how an entry looks")
+        return
+    if not files:
+        yield Check("prompt files", "ok", "none asked for: the world's own prompts")
+    for name, file in files.items():
+        try:
+            rows, digest = read_prompt_file(name, file)
+        except NearsafeError as error:
+            fix = "put the file there or correct the entry (docs/data/prompt_sets.md); nothing is downloaded"
+            yield Check(f"prompts {name}", "missing", str(error), fix)
+        else:
+            checked = "as given" if file.sha256 else "write it into the entry, so that a changed file is noticed"
+            yield Check(f"prompts {name}", "ok", f"{file.path}: {len(rows)} rows, sha256 {digest[:12]} ({checked})")
+
+
+def defences(params: Path) -> Checks:
+    """Does every entry parse, with its training knobs?"""
+    from pipeline.defences.registry import read_defence
+    from pipeline.train_defence import read_train_params
+
+    good = []
+    for name in _section(params, "defences"):
+        try:
+            defence = read_defence(params, name)
+            if defence.kind == "trained":
+                read_train_params(params, defence)
+            good.append(name)
+        except NearsafeError as error:
+            yield Check(f"defence {name}", "missing", str(error), "correct the entry; docs/defences has one page each")
+    if good:
+        yield Check("defences", "ok", ", ".join(good))
+    else:
+        yield Check("defences", "missing", f"{params}: no usable entry under `defences`", "README, add a defence")
+
+
+def _section(params: Path, name: str) -> dict[str, Any]:
+    """A mapping of the file; {} where the file, or it, is not usable, which `parameters` or the caller reports."""
+    try:
+        found = load(params).get(name)
+    except NearsafeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _examine(folder: Path, describe: Callable[[Path], str]) -> str:
+    """What a model folder is. Raises NearsafeError naming what lacks."""
+    if not folder.is_dir():
+        raise NearsafeError(f"{folder}: no such folder")
+    weights = sorted(folder.rglob("*.safetensors"))
+    if not weights:
+        raise NearsafeError(f"{folder}: holds no .safetensors file")
+    parameters = sum(_count(file) for file in weights)
+    return f"{describe(folder)}; {parameters / 1e6:.1f} M numbers in {len(weights)} safetensors files"
+
+
+def _count(file: Path) -> int:
+    """Numbers in a weight file, by its header. Raises NearsafeError for a truncated or broken file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "numpy") as tensors:
+            return sum(_product(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    except (SafetensorError, OSError) as error:
+        raise NearsafeError(f"{file}: not a whole safetensors file: {error}") from error
+
+
+def _product(shape: list[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _config(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NearsafeError(f"{file}: not a readable configuration: {error}") from error
+    if not isinstance(found, dict):
+        raise NearsafeError(f"{file}: not a configuration: expected an object")
+    return found
+
+
+def _clip(folder: Path) -> str:
+    config = _config(folder / "config.json")
+    if config.get("model_type") != "clip":
+        raise NearsafeError(f"{folder}: model_type {config.get('model_type')!r}, expected 'clip' (a CLIPModel)")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise NearsafeError(f"{folder}: no tokenizer.json or vocab.json")
+    text, vision = (config.get(f"{tower}_config") or {} for tower in ("text", "vision"))
+    acts = {tower.get("hidden_act", "quick_gelu") for tower in (text, vision)}
+    # OpenAI's weights were trained with QuickGELU, most others with GELU: the wrong one costs accuracy in silence.
+    note = "" if acts == {"quick_gelu"} else ", right for LAION's weights and wrong for OpenAI's"
+    return f"CLIPModel, activation {' and '.join(sorted(acts))}{note}"
+
+
+def _diffusion(folder: Path) -> str:
+    classes = [
+        str(_config(folder / part / file).get("_class_name"))
+        for part, file in (("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json"))
+    ]
+    from pipeline.models.diffusion import load_diffusion
+
+    if any(not list((folder / part).glob("*.safetensors")) for part in ("unet", "vae")):
+        load_diffusion(folder)  # its own error, which names the part
+    return ", ".join(classes)
+
+
+def _llava(folder: Path) -> str:
+    kind = _config(folder / "config.json").get("model_type")
+    if kind != "llava":
+        raise NearsafeError(f"{folder}: model_type {kind!r}, expected 'llava'")
+    return "LLaVA"
+
+
+def _own(folder: Path) -> str:
+    _config(folder / "config.json")
+    return "detector of the world"
+
+
+_USES: dict[str, tuple[str, Callable[[Path], str]]] = {
+    "clip": ("a transformers CLIPModel folder", _clip),
+    "diffusion": ("a diffusers folder with unet, vae and scheduler", _diffusion),
+    "llava": ("a transformers LLaVA folder", _llava),
+    "detector": ("the world's hazard detector", _own),
+    "text_detector": ("the world's detector of hazards in text", _own),
+}
+
+
+def _fit(root: Path, folders: dict[str, Any]) -> Checks:
+    """The text tower's token states must be as wide as the U-Net's cross-attention."""
+    try:
+        text = _config(root / str(folders.get("clip")) / "config.json").get("text_config") or {}
+        unet = _config(root / str(folders.get("diffusion")) / "unet/config.json")
+    except NearsafeError:
+        return  # said above
+    width, expected = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
+    if width != expected:
+        text = f"CLIP's token states are {width} wide, the U-Net's cross-attention expects {expected}"
+        yield Check("models", "missing", text, "take the CLIP whose text tower the diffusion model was trained with")
