@@ -57,8 +57,11 @@ def repro(targets: list[str] = [], overrides: list[str] = [], force: bool = Fals
             workspace of its own, listed by `dvc exp show`; params.yaml stays as it is.
         force: Run the stages again even where nothing changed.
     """
-    with open_job(Request(Path.cwd(), tuple(targets), tuple(overrides), force)) as job:
-        return as_state(execute(job))
+    try:
+        with open_job(Request(Path.cwd(), tuple(targets), tuple(overrides), force)) as job:
+            return as_state(execute(job))
+    except NearsafeError as error:  # the user's to mend: the message is complete, a traceback adds nothing
+        return Failed(message=str(error))
 
 
 def run_job(job: Job) -> Outcome:

@@ -6,16 +6,20 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-# A stage that writes when it began and ended, on which device, and its parameter. `--fail` fails, `--sleep` takes time.
+# A stage that writes its value below those of what it needs, and when it ran on which device; the value "fail" fails.
 STAGE = """
 import argparse, os, pathlib, time
 options = argparse.ArgumentParser()
 options.add_argument("--name"); options.add_argument("--value"); options.add_argument("--out")
-options.add_argument("--sleep", type=float, default=0.0); options.add_argument("--deps", nargs="*", default=[])
+options.add_argument("--meet"); options.add_argument("--sleep", type=float, default=0.0); options.add_argument("--deps", nargs="*", default=[])
 given = options.parse_args()
 log = pathlib.Path("log"); log.mkdir(exist_ok=True)
 began = time.time()
+if given.name in ("base", "results"): os.environ.pop("MEET", None)
 with (log / f"{given.name}.started").open("a") as file: file.write(f"{os.getpid()}\\n")
+until = began + float(os.environ.get("MEET", "0"))  # to show that two run at once: wait until the other has begun
+while time.time() < until and not (log / f"{given.meet}.started").exists(): time.sleep(0.05)
+if until > began and not (log / f"{given.meet}.started").exists(): raise SystemExit("met nobody")
 steps = 4
 for step in range(steps):
     time.sleep(given.sleep / steps)
@@ -39,7 +43,7 @@ stages:
     foreach: ${methods}
     do:
       cmd: >-
-        python stage.py --name train-${key} --value ${item.lr} --sleep ${item.sleep}
+        python stage.py --name train-${key} --value ${item.lr} --sleep ${item.sleep} --meet train-${item.other}
         --deps data/base --out data/train-${key}
       deps: [stage.py, data/base]
       params: ["methods.${key}.lr", "methods.${key}.sleep"]
@@ -48,7 +52,9 @@ stages:
   score:
     foreach: ${methods}
     do:
-      cmd: python stage.py --name score-${key} --value ${item.score} --deps data/train-${key} --out data/score-${key}
+      cmd: >-
+        python stage.py --name score-${key} --value ${item.score} --meet score-${item.other}
+        --deps data/train-${key} --out data/score-${key}
       deps: [stage.py, "data/train-${key}"]
       params: ["methods.${key}.score"]
       outs: ["data/score-${key}"]
@@ -75,8 +81,8 @@ PARAMS = """
 # a comment that must stay
 base: b
 methods:
-  a: {lr: "0.1", score: x, sleep: 0}
-  b: {lr: "0.2", score: y, sleep: 0}
+  a: {lr: "0.1", score: x, sleep: 0, other: b}
+  b: {lr: "0.2", score: y, sleep: 0, other: a}
 flows:
   cron: "0 2 * * *"
   timezone: UTC
