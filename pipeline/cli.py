@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.commands import doctor, export, flow, repro
+from pipeline.commands import doctor, export, flow, query, report, repro
 from pipeline.errors import NearsafeError
 
 HELP = """Make CLIP and Stable-Diffusion-style models safer, and show what the safety cost.
@@ -69,23 +69,18 @@ def _options(
     pass
 
 
-app.command(context_settings={"allow_extra_args": True})(repro.repro)
-try:
-    from pipeline.commands import query
-
-    for question in (query.table, query.query, query.queries, query.views):
-        app.command()(question)
-except ImportError:
-    pass
-try:
-    from pipeline.commands import report
-
-    app.command()(report.report)
-except ImportError:
-    pass
+for command in (
+    repro.repro,
+    query.query,
+    query.queries,
+    query.views,
+    query.table,
+    report.report,
+    export.export,
+    doctor.doctor,
+):
+    app.command()(command)
 app.add_typer(flow.app, name="flow")
-app.command()(export.export)
-app.command()(doctor.doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

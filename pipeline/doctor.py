@@ -20,7 +20,7 @@ from typing import Literal
 from packaging.requirements import InvalidRequirement, Requirement
 
 from pipeline.child import environment
-from pipeline.layout import Data, Local
+from pipeline.layout import Data
 from pipeline.progress import duration
 from pipeline.repro import past_seconds
 
@@ -200,17 +200,14 @@ def _browser() -> Checks:
 
 
 def _server(root: Path) -> Checks:
-    file = Local(root / ".nearsafe").server
-    if not file.is_file():
-        yield Check("server", "ok", "Prefect's pages are not running; `make ui` starts them")
-        return
-    import psutil
+    from pipeline.flows.home import live_server, read_server
 
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if psutil.pid_exists(int(found["pid"])):
-        yield Check("server", "ok", f"running, process {found['pid']}: {found.get('url') or found.get('api_url')}")
+    if server := live_server(root):
+        yield Check("server", "ok", f"Prefect's pages: {server.url}, the report: {server.report}")
+    elif read_server(root):
+        yield Check("server", "ok", "Prefect's pages are not running, the last ones were killed; `make ui` starts them")
     else:
-        yield Check("server", "ok", f"not running; {file} is left from one that was killed; `make ui` replaces it")
+        yield Check("server", "ok", "Prefect's pages are not running; `make ui` starts them")
 
 
 def _stages(root: Path) -> Checks:

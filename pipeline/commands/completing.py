@@ -24,6 +24,12 @@ def stage_targets(incomplete: str) -> list[str]:
     return _fitting(names, incomplete)
 
 
+def named_queries(incomplete: str) -> list[str]:
+    """The questions of `nearsafe queries`."""
+    folder = Path(__file__).parents[1] / "results/sql/queries"
+    return _fitting(sorted(file.stem for file in folder.glob("*.sql")), incomplete)
+
+
 def _section(file: str, name: str) -> dict[str, Any]:
     from pipeline.params import load
 

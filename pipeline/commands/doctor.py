@@ -14,7 +14,7 @@ def doctor(
     params: Annotated[Path, typer.Option(help="Parameter file to check.")] = Path("params.yaml"),
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False,
 ) -> None:
-    """Say what is there, what is missing, how to get it, and how long a run takes.
+    """Say what is missing, how to get it, and how long a run takes.
 
     Checks Python, packages, devices, disk, git, DVC, model folders, prompt files, defences and stages, offline, and
     changes nothing.

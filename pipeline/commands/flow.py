@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Run stages side by side on the devices there are, watched and scheduled by Prefect.",
+    help="Run stages side by side, watched and scheduled by Prefect.",
 )
 _WORDS = {"ran": "ran", "cached": "restored from the cache", "up_to_date": "up to date", "not_run": "not run"}
 
@@ -68,7 +68,7 @@ def status(
     limit: Annotated[int, typer.Option(min=1, help="How many runs to show.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for a program.")] = False,
 ) -> None:
-    """List the latest flows, newest first, and those that wait on the server."""
+    """List the latest flows, and those that wait on the server."""
     from pipeline.flows.control import recent
     from pipeline.results.report import markdown
 
@@ -100,9 +100,10 @@ def ui(
     port: Annotated[int | None, typer.Option(help="Port of Prefect's pages; default 4200, or a free one.")] = None,
     report_port: Annotated[int | None, typer.Option(help="Port of the report; default 4201, or a free one.")] = None,
 ) -> None:
-    """Start Prefect's pages with the deployments `nightly` and `manual`, on this machine alone (`make ui`).
+    """Start Prefect's pages, on this machine alone (`make ui`).
 
-    Prints the address and runs until Ctrl-C, which ends all of it.
+    With the deployments `manual` (press Run) and `nightly`, and the report. Prints the addresses and runs until
+    Ctrl-C, which ends all of it.
     """
     from pipeline.flows.server import serve
 

@@ -26,7 +26,7 @@ def repro(
     ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Run them even if nothing changed.")] = False,
 ) -> None:
-    """Run every stage that is out of date, then show the results table and what moved.
+    """Run every stage that is out of date; show what moved.
 
     DVC does the work, as `dvc repro` does. Each stage is shown with the time that is about left, and the run is
     written down in data/runs: `nearsafe query slowest_stages` asks it. Ctrl-C ends the stage that runs; the next

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from pipeline import doctor, doctor_inputs
 from pipeline.cli import main
 from pipeline.doctor import Check, estimate, examine, guarded
+from pipeline.flows.home import Process, Server, write_server
 from pipeline.runs import RunRecord
 from tests.models.tiny import save_clip, save_diffusion
 
@@ -193,15 +194,12 @@ def test_stages_that_are_out_of_date(dvc_repository):
 
 
 def test_a_server_that_was_killed_is_no_server(tmp_path):
-    (tmp_path / ".nearsafe").mkdir()
-    server = tmp_path / ".nearsafe/server.json"
-    server.write_text(json.dumps({"pid": os.getpid(), "url": "http://127.0.0.1:4200"}))
-    assert "running, process" in next(doctor._server(tmp_path)).text
-    server.write_text(json.dumps({"pid": 2**30}))
-    assert "left from one that was killed" in next(doctor._server(tmp_path)).text
-    server.write_text("{")
-    (line,) = guarded("server", lambda: doctor._server(tmp_path))
-    assert "could not be checked" in line.text
+    assert "are not running;" in next(doctor._server(tmp_path)).text
+    own = Process.of(os.getpid())
+    write_server(tmp_path, Server("http://127.0.0.1:1", "http://127.0.0.1:2", (own,)))
+    assert "http://127.0.0.1:1" in next(doctor._server(tmp_path)).text
+    write_server(tmp_path, Server("http://127.0.0.1:1", "http://127.0.0.1:2", (Process(own.pid, 1.0),)))
+    assert "the last ones were killed" in next(doctor._server(tmp_path)).text
 
 
 def test_every_check_is_named_once_at_least(monkeypatch, tmp_path):
