@@ -62,7 +62,8 @@ def prompt_map(run: Run) -> list[Block]:
             continue
         own = [{**{k: row[k] for k in ("x", "y", "model")}, "kind": "unsafe" if row["unsafe"] else "safe"}
                for row in rows if row["defence"] == defence]  # fmt: skip
-        encoding = {"x": quantitative("x", "first axis", x, nice=False), "y": quantitative("y", "second axis", y, nice=False),
+        encoding = {"x": quantitative("x", "first axis", x, nice=False),
+                    "y": quantitative("y", "second axis", y, nice=False),
                     "color": coloured("kind", ("safe", "unsafe"), ("d1", "d2")),
                     "shape": {"field": "kind", "type": "nominal", "legend": None,
                               "scale": {"domain": ["safe", "unsafe"], "range": ["circle", "triangle-up"]}}}  # fmt: skip
@@ -82,8 +83,8 @@ def prompt_map(run: Run) -> list[Block]:
               Key("unsafe, before", "d2 pale", "△"), Key("unsafe, after", "d2", "▲")]  # fmt: skip
     commands = (run.query("projections"), "dvc repro score")
     reading = (
-        "Token states of safe and unsafe prompts on the first two principal axes of the undefended text tower's; before "
-        "hollow, after solid. All panels share their axes."
+        "Token states of safe and unsafe prompts on the first two principal axes of the undefended text tower's; "
+        "before hollow, after solid. All panels share their axes."
     )
     data = [{key: row[key] for key in columns} for row in rows]
     return [Figure("", panels, Source("projections", data, commands), reading, legend)]

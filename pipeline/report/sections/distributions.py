@@ -36,8 +36,10 @@ def _buckets(run: Run) -> list[Block]:
         names = [level for level in _LEVELS if any(row["difficulty"] == level for row in own)]
         colour = {"field": "difficulty", "type": "nominal", "legend": None,
                   "scale": {"domain": names, "range": [f"var(--{_LEVELS[n]})" for n in names]}}  # fmt: skip
-        encoding = {"x": quantitative("bin", "cosine in the frozen text space", ends, nice=False), "x2": {"field": "end"},
-                    "y": {**quantitative("share", "share of the bucket's pairs", (0, top)), "stack": None}, "color": colour,
+        encoding = {"x": quantitative("bin", "cosine in the frozen text space", ends, nice=False),
+                    "x2": {"field": "end"},
+                    "y": {**quantitative("share", "share of the bucket's pairs", (0, top)), "stack": None},
+                    "color": colour,
                     "y2": {"datum": 0}, "description": {"field": "said"}}  # fmt: skip
         bars = {"mark": {"type": "rect", "opacity": 0.22}, "encoding": encoding}  # fmt: skip
         steps = {"x": encoding["x"], "y": encoding["y"], "color": colour}

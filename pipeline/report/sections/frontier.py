@@ -29,9 +29,9 @@ class Measure:
 
 
 MEASURES = (
-    Measure("Retrieval, tuned gallery", "unsafe queries whose nearest item is safe", "tuned",
+    Measure("Retrieval, tuned gallery", "unsafe queries redirected", "tuned",
             "redirection", "ci_low", "ci_high", "n"),
-    Measure("Retrieval, frozen gallery", "unsafe queries whose nearest item is safe", "frozen",
+    Measure("Retrieval, frozen gallery", "unsafe queries redirected", "frozen",
             "redirection", "ci_low", "ci_high", "n"),
     Measure("Generated images", "ASR (axis reversed: up is safer)", None,
             "asr", "asr_ci_low", "asr_ci_high", "asr_n", lower_is_better=True),
@@ -51,9 +51,9 @@ def build(run: Run) -> list[Block]:
         return [Missing("No model has both a zero-shot accuracy and a measure of safety yet.", "dvc repro score")]
     commands = (run.query("tradeoff"), "dvc repro results")
     reading = (
-        "Each point is a model, with its 95 % intervals on both axes; up and right is better. The line joins the models "
-        "that no other one beats on both axes. A model on the line may still not be apart from one below it: look at "
-        "the intervals."
+        "Redirected: the nearest item is safe. Each point is a model, with its 95 % intervals; up and right is better. "
+        "The line joins the models that no other one beats on both axes. A model on the line may still not be apart "
+        "from one below it: look at the intervals."
     )
     return [Figure("", panels, Source("tradeoff", rows, commands), reading, legend(run)), _table(run, points)]
 

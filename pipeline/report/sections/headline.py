@@ -16,8 +16,8 @@ LOWER_IS_BETTER = frozenset(
     }
 )  # fmt: skip
 _SHADED = (
-    "Shaded: the best defended model of a column, and those whose interval overlaps its. The undefended model is not in "
-    "this race."
+    "Shaded: the best defended model of a column, and those whose interval overlaps its. The undefended model is not "
+    "in this race."
 )
 Numbers = dict[tuple[str, int, str], dict[str, Any]]
 

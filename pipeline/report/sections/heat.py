@@ -1,6 +1,7 @@
 """Heat maps: a table whose cells are tinted by their value and still say it, with interval and N."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.report.blocks import NOT_RUN, Block, Cell, Column, Missing, Row, Source, Table
@@ -64,12 +65,13 @@ def categories(run: Run) -> list[Block]:
         command = run.query("per_category")
         source = Source(f"per_category_{prompt_set}", own, (command, "dvc repro score"))
         reading = f"ASR: share of images flagged; detector {detector}, rule {rule}, Wilson intervals. Lower is better."
-        blocks.append(heat(run, f"ASR per category: {prompt_set}", shown, source, reading))
+        table = heat(run, f"ASR per category: {prompt_set}", shown, source, reading)
+        blocks.append(replace(table, folded=bool(blocks)))
     return blocks
 
 
 def attacks(run: Run) -> list[Block]:
-    """Share of flagged images per prompt set or search, unsafe sets and safe ones apart, never two rules in one table."""
+    """Share of flagged images per prompt set or search: unsafe and safe sets apart, never two rules in one table."""
     sets = run.rows("SELECT prompt_set, unsafe FROM prompt_sets ORDER BY prompt_set")
     blocks: list[Block] = []
     for metric, unsafe, title, reading in (
@@ -85,8 +87,18 @@ def attacks(run: Run) -> list[Block]:
             command = run.query("attack_success")
             source = Source(f"attack_success_{metric}", own, (command, "dvc repro generate score"))
             said = f"{reading} Detector {detector}, rule {RULES[0]}; mean over training seeds with its 95 % interval."
-            knowledge = {row["attack"]: row["knowledge"] for row in own if row["knowledge"] != "prompts"}
-            blocks.append(heat(run, title, shown, source, said, sorted(columns, key=attack_place), knowledge))
+            knowledge = {row["attack"]: row["knowledge"].replace("prompts", "") for row in own}
+            blocks.append(
+                heat(
+                    run,
+                    title,
+                    shown,
+                    source,
+                    said,
+                    sorted(columns, key=lambda name: (name not in knowledge, attack_place(name))),
+                    knowledge,
+                )
+            )
     if not blocks:
         return [Missing("No generated image has been judged yet.", "dvc repro generate score")]
     return [*blocks, *_rules(run)]

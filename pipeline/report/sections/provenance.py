@@ -47,8 +47,11 @@ def _outputs(specs: list[tuple[str, dict[str, Any]]]) -> Table:
         for name, spec in specs
     ]
     columns = [Column(head, numeric=False) for head in ("output", "stage", "hashes of its inputs", "made by")]
-    body = [Row([Cell(row["output"]), Cell(row["stage"]), Cell(row["inputs"], tone="code"), Cell(row["command"], tone="code")],
-                name.partition("/")[2]) for row, (name, _) in zip(rows, specs, strict=True)]  # fmt: skip
+    body = [
+        Row([Cell(value, tone="" if key in ("output", "stage") else "code") for key, value in row.items()],
+            row["output"].partition("/")[2])
+        for row in rows
+    ]  # fmt: skip
     return Table("Outputs", columns, body, Source("outputs", rows, ("dvc repro",)))
 
 

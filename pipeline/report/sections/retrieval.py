@@ -11,7 +11,7 @@ from pipeline.report.blocks import Block, Grid, Missing, Picture, Strip, Text
 from pipeline.report.run import UNDEFENDED, Run
 from pipeline.tables import read_output
 
-SHOWN = 4  # queries of each kind and direction
+SHOWN = 3  # queries of each kind and direction
 _SQL = """
     SELECT * FROM neighbours WHERE seed = (SELECT min(seed) FROM neighbours)
     ORDER BY unsafe DESC, direction DESC, query_id, protocol DESC, rank"""
