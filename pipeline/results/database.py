@@ -107,7 +107,7 @@ def stream(database: duckdb.DuckDBPyConnection, sql: str) -> Iterator[Batches]:
         _check_select(database, sql)
         try:
             reader = pool.submit(lambda: database.sql(sql).to_arrow_reader(_BATCH)).result()
-            yield Batches(reader.schema, iter(lambda: pool.submit(next, reader, None).result(), None))
+            yield Batches(reader.schema, iter(lambda: pool.submit(_next, reader).result(), None))
         except KeyboardInterrupt:
             database.interrupt()
             raise
@@ -120,18 +120,28 @@ def _check_select(database: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise NearsafeError(f"expected one SELECT (or SHOW, DESCRIBE, SUMMARIZE), got {given}")
 
 
+def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
+    """The next batch, None at the end. Arrow hands on as an OSError what DuckDB refuses midway."""
+    try:
+        return next(reader, None)
+    except OSError as error:
+        known = _too_big() if "Out of Memory" in str(error) else str(error).strip()
+        raise NearsafeError(known) from error
+
+
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """What DuckDB refuses, also midway through an answer, as one NearsafeError."""
+    """What DuckDB refuses, as one NearsafeError."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        limit = _SETTINGS["memory_limit"]
-        raise NearsafeError(
-            f"the query needs more than the {limit} of memory that a query may use: ask for less"
-        ) from error
+        raise NearsafeError(_too_big()) from error
     except (duckdb.Error, pa.ArrowException) as error:
         raise NearsafeError(str(error).strip()) from error
+
+
+def _too_big() -> str:
+    return f"the query needs more than the {_SETTINGS['memory_limit']} of memory that a query may use: ask for less"
 
 
 def write_database(path: Path, data_dir: Path, defences: Sequence[str] | None = None) -> None:

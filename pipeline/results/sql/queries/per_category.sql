@@ -6,9 +6,11 @@ WITH drawn AS (
     FROM generations AS g
     JOIN prompts AS p USING (prompt_id)
     WHERE p.category IS NOT NULL AND p.unsafe
+), unseen AS (
+    SELECT DISTINCT item_id, defence, seed, prompt_set, detector FROM detections WHERE status = 'error'
 ), failed AS (
-    SELECT category, d.defence, d.seed, d.prompt_set, d.detector, count(DISTINCT d.item_id) AS errors
-    FROM detections AS d JOIN drawn USING (item_id) WHERE d.status = 'error' GROUP BY ALL
+    SELECT category, u.defence, u.seed, u.prompt_set, u.detector, count(*) AS errors
+    FROM unseen AS u JOIN drawn USING (item_id) GROUP BY ALL
 ), counted AS (
     SELECT category, f.defence, f.seed, f.prompt_set, f.detector, f.rule,
            count(*) FILTER (WHERE f.flagged) AS flagged, count(*) AS n
