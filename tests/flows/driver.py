@@ -4,6 +4,7 @@ A request is a line of JSON, the arguments of `run_flow`; its answer is the outc
 """
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,7 +18,8 @@ OFFLINE = """
 import os, socket
 _connect = socket.socket.connect
 def connect(self, address):
-    if self.family in (socket.AF_INET, socket.AF_INET6) and not str(address[0]).startswith(("127.", "::1", "localhost")):
+    internet = self.family in (socket.AF_INET, socket.AF_INET6)
+    if internet and not str(address[0]).startswith(("127.", "::1", "localhost")):
         with open(os.environ["CALLS"], "a") as file: file.write(f"{address}\\n")
         raise OSError("this test is offline")
     return _connect(self, address)
@@ -41,7 +43,7 @@ class Driver:
         )  # fmt: skip
 
     def run(self, root: Path, **request: Any) -> dict[str, Any]:
-        """The outcome of one flow, or {"error": message}."""
+        """The outcome of one flow, or {"error": message}. `env`: more of its environment."""
         assert self._process.stdin and self._process.stdout
         print(json.dumps({"root": str(root), **request}), file=self._process.stdin, flush=True)
         for line in self._process.stdout:
@@ -63,10 +65,14 @@ def main() -> None:
 
     for line in sys.stdin:
         request = json.loads(line)
+        own = request.pop("env", {})
+        os.environ.update(own)
         try:
             answer = asdict(run_flow(Path(request.pop("root")), **request))
         except NearsafeError as error:
             answer = {"error": str(error)}
+        for name in own:
+            del os.environ[name]
         print(json.dumps({"answer": answer}, default=str), flush=True)
 
 

@@ -6,30 +6,30 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-# A stage that writes its value below those of what it needs, and when it ran on which device; the value "fail" fails.
+# A stage writes its value and those of what it needs; the value "fail" fails. It logs the device of every run. Where
+# the environment has MEET (seconds), it waits until the stage `--meet` has begun, and fails if that never does.
 STAGE = """
 import argparse, os, pathlib, time
 options = argparse.ArgumentParser()
-options.add_argument("--name"); options.add_argument("--value"); options.add_argument("--out")
-options.add_argument("--meet"); options.add_argument("--sleep", type=float, default=0.0); options.add_argument("--deps", nargs="*", default=[])
+for name in ("--name", "--value", "--out", "--meet"): options.add_argument(name)
+options.add_argument("--sleep", type=float, default=0.0)
+options.add_argument("--deps", nargs="*", default=[])
 given = options.parse_args()
-log = pathlib.Path("log"); log.mkdir(exist_ok=True)
-began = time.time()
-if given.name in ("base", "results"): os.environ.pop("MEET", None)
-with (log / f"{given.name}.started").open("a") as file: file.write(f"{os.getpid()}\\n")
-until = began + float(os.environ.get("MEET", "0"))  # to show that two run at once: wait until the other has begun
-while time.time() < until and not (log / f"{given.meet}.started").exists(): time.sleep(0.05)
-if until > began and not (log / f"{given.meet}.started").exists(): raise SystemExit("met nobody")
-steps = 4
-for step in range(steps):
-    time.sleep(given.sleep / steps)
-    print(f"{given.name}: {step + 1} of {steps} images")
+log = pathlib.Path("log")
+log.mkdir(exist_ok=True)
+(log / f"{given.name}.started").write_text(str(os.getpid()))
+until = time.monotonic() + float(os.environ.get("MEET", "0"))
+while "MEET" in os.environ and given.meet and not (log / f"{given.meet}.started").exists():
+    if time.monotonic() > until: raise SystemExit(f"{given.meet} does not run at the same time")
+    time.sleep(0.05)
+for step in range(4):
+    time.sleep(given.sleep / 4)
+    print(f"{given.name}: {step + 1} of 4 images")
 if given.value == "fail": raise SystemExit("this stage fails")
-text = given.value + "".join(pathlib.Path(dep).read_text() for dep in given.deps)
 pathlib.Path(given.out).parent.mkdir(exist_ok=True)
-pathlib.Path(given.out).write_text(text)
+pathlib.Path(given.out).write_text(given.value + "".join(pathlib.Path(dep).read_text() for dep in given.deps))
 with (log / f"{given.name}.txt").open("a") as file:
-    file.write(f"{began} {time.time()} {os.environ['CUDA_VISIBLE_DEVICES']}\\n")
+    print(os.environ.get("CUDA_VISIBLE_DEVICES", "all"), file=file)
 """
 
 PIPELINE = """
@@ -143,8 +143,7 @@ def locked(root: Path) -> dict:
     return YAML(typ="safe").load((root / "dvc.lock").read_text())
 
 
-def turns(root: Path, stage: str) -> list[tuple[float, float, str]]:
-    """When a stage began and ended, and on which device, each time that it ran."""
-    file = root / "log" / f"{stage}.txt"
-    rows = [line.split(" ") for line in file.read_text().splitlines()] if file.is_file() else []
-    return [(float(began), float(ended), device) for began, ended, device in rows]
+def devices(root: Path, stage: str) -> list[str]:
+    """The devices of a stage, one for each time that it ran."""
+    file = root / "log" / f"{stage.replace('@', '-')}.txt"
+    return file.read_text().splitlines() if file.is_file() else []
