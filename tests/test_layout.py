@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from pipeline.layout import Data, Results, seed_folder, shard_file, table_file
+from pipeline.layout import Data, Report, Results, seed_folder, shard_file, table_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,5 +25,5 @@ def test_dvc_outputs_are_the_layouts() -> None:
     data, results = Data(), Results()
     fixed = [data.world, data.prompts, data.embeddings, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
     per_defence = [made("${key}") for made in (data.checkpoints, data.generations, data.replies, data.scores)]
-    last = [results.metrics, results.table, results.picture, results.separation, results.plots]
+    last = [results.metrics, results.table, results.picture, results.separation, results.plots, Report().root]
     assert outs == {path.as_posix() for path in [*fixed, *per_defence, *last]}
