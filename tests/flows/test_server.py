@@ -1,28 +1,34 @@
 """`serve`: the deployments work as their buttons do, flows end when told to, and nothing stays behind."""
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
+from pipeline.errors import NearsafeError
 from pipeline.flows import control, lock
 from pipeline.flows.home import Server, live_server
 from tests.flows import repository
 
 PATIENCE = 200.0  # seconds; Prefect starts in 10, on a busy machine in 60
+SERVE = "import pathlib, pipeline.flows.server as server; server.serve(pathlib.Path('.'))"
+RUN = "import pathlib, pipeline.flows.run as run; print(run.run_flow(pathlib.Path('.'), ['train@a']).state)"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository whose training takes for ever, unless something ends it."""
+    """A repository in which one training takes for ever, unless something ends it."""
     root = repository.make(tmp_path_factory.mktemp("server") / "clone")
-    repository.change(root, "methods.a.sleep", 1000)
+    repository.change(root, "methods.a.sleep", 10000)
     (root / "report").mkdir()
     (root / "report/index.html").write_text("the report")
     (root / "report/outside").symlink_to(root / "params.yaml")
@@ -34,26 +40,160 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def process(root: Path) -> Iterator[subprocess.Popen[str]]:
     """`serve`, ready."""
-    code = "import pathlib, pipeline.flows.run as run; print(run.run_flow(pathlib.Path('.'), ['train@a']).state)"
-    flow = subprocess.Popen([sys.executable, "-c", code], cwd=root, stdout=subprocess.PIPE, text=True)
-    stage = started(root)
+    process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        wait(lambda: live_server(root) or process.poll() is not None, "the server")
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(root: Path, process: subprocess.Popen[str]) -> Server:
+    """Its addresses."""
+    found = live_server(root)
+    assert found, "the server has ended"
+    return found
+
+
+def wait(ready: Callable[[], Any], what: str) -> Any:
+    """What `ready` answers, once that is true."""
+    until = time.monotonic() + PATIENCE
+    while not (found := ready()):
+        assert time.monotonic() < until, f"waited in vain for {what}"
+        time.sleep(0.2)
+    return found
+
+
+def post(server: Server, path: str, **body: Any) -> Any:
+    """An answer of the server's API."""
+    return httpx.post(f"{server.url}/api/{path}", json=body, timeout=30).raise_for_status().json()
+
+
+def begun(root: Path) -> psutil.Process:
+    """The command of the stage that takes for ever, once it runs."""
+    file = root / "log/train-a.started"
+    number = wait(lambda: file.is_file() and file.read_text(), "the stage")
+    file.unlink()
+    return psutil.Process(int(number))
+
+
+def ends(process: psutil.Process) -> None:
+    """Wait until a process is gone."""
+    wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "the end of the stage")
+
+
+def ended(server: Server, run: str) -> dict[str, Any]:
+    """A flow run, once its state is final."""
+    final = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+    def state() -> Any:
+        found = httpx.get(f"{server.url}/api/flow_runs/{run}", timeout=30).json()
+        return found if found["state_type"] in final else None
+
+    return wait(state, "the flow run")
+
+
+def deployments(server: Server) -> dict[str, dict[str, Any]]:
+    """Those on the server, by name."""
+    return {entry["name"]: entry for entry in post(server, "deployments/filter")}
+
+
+def press_run(server: Server, **parameters: Any) -> str:
+    """What the button of the form does."""
+    manual = deployments(server)["manual"]["id"]
+    request = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    return post(server, f"deployments/{manual}/create_flow_run", **request)["id"]
+
+
+def latest(root: Path) -> control.RunInfo:
+    """The last flow that began."""
+    return next(info for info in control.recent(root, limit=100) if info.state not in ("scheduled", "pending"))
+
+
+def test_the_deployments_and_their_form(server: Server) -> None:
+    found = deployments(server)
+    form = found["manual"]["parameter_openapi_schema"]["properties"]
+    assert list(form) == ["targets", "overrides", "force"] and all(form[name]["description"] for name in form)
+    assert found["nightly"]["schedules"][0]["schedule"]["cron"] == "0 2 * * *"
+    assert found["nightly"]["parameters"] == {"targets": [], "overrides": []} and not found["manual"]["schedules"]
+
+
+def test_the_report_is_served_and_nothing_beside_it(server: Server) -> None:
+    assert httpx.get(server.report).text == "the report"
+    assert httpx.get(server.report + "outside").status_code == 404
+    for path in (b"/../params.yaml", b"/%2e%2e/params.yaml", b"//etc/passwd"):
+        assert httpx.get(httpx.URL(server.report).copy_with(raw_path=path)).status_code == 404
+
+
+def test_another_site_may_not_call_the_server(server: Server) -> None:
+    asks = {"Origin": "http://example.org", "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{server.url}/api/flow_runs/filter", headers=asks, timeout=30)
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_runs_of_the_form_are_cancelled_in_the_pages_and_by_command(root: Path, server: Server) -> None:
+    first = press_run(server, targets=["train@a"])
+    stage = begun(root)
+    second = press_run(server)  # one flow at a time: this one waits
+    assert any(info.state == "scheduled" for info in control.recent(root)) and latest(root).state == "running"
+    post(server, f"flow_runs/{first}/set_state", state={"type": "CANCELLING"})
+    ends(stage)
+    assert ended(server, first)["state_type"] == "CANCELLED" and latest(root).state != "completed"
+
+    stage = begun(root)
+    with pytest.raises(NearsafeError, match="no flow 'other' runs or waits"):
+        control.cancel(root, "other")
+    assert "all stages" in control.cancel(root)
+    ends(stage)
+    assert ended(server, second)["state_type"] == "CANCELLED"
+    tasks = post(server, "task_runs/filter", flow_runs={"id": {"any_": [second]}})
+    states = {task["name"]: (task["state"]["name"], task["state"]["message"]) for task in tasks}
+    assert states["train@a"][0] == "Stopped" and states["score@a"] == ("Not run", "train@a failed")
+    assert states["results"][0] == "Not run" and "train@b" not in states
+    with pytest.raises(NearsafeError, match="no flow runs"):
+        wait(lambda: lock.holder(root) is None, "its process")
+        control.cancel(root)
+
+
+def test_a_run_of_the_form_shows_what_came_of_it(root: Path, server: Server) -> None:
+    run = press_run(server, overrides=["methods.a.sleep=0", "base=c"])
+    flow = ended(server, run)
+    assert flow["state_type"] == "COMPLETED", flow["state"]
+    (experiment,) = (tag for tag in flow["tags"] if tag != "experiment")
+    assert experiment in flow["name"] and experiment in repository.dvc(root, "exp", "list", "--name-only")
+    artifacts = post(server, "artifacts/filter", artifacts={"flow_run_id": {"any_": [run]}})
+    shown = {entry["key"]: entry for entry in artifacts}
+    rows = json.loads(shown["stages"]["data"])
+    assert {row["state"] for row in rows} == {"Ran"} and len(rows) == 6
+    assert "| a | 1 |" in shown["results"]["data"] and experiment in shown["results"]["data"]
+    assert shown["progress-train-a"]["data"] == 100
+
+    wrong = ended(server, press_run(server, targets=["trian"]))
+    assert wrong["state_type"] == "FAILED" and "near it: train" in wrong["state"]["message"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_flow_of_the_terminal(root: Path, server: Server, number: signal.Signals) -> None:
+    flow = subprocess.Popen([sys.executable, "-c", RUN], cwd=root, stdout=subprocess.PIPE, text=True)
+    stage = begun(root)
     family = psutil.Process(flow.pid).children(recursive=True)
     assert stage in family and os.getpgid(stage.pid) != os.getpgid(flow.pid)
     flow.send_signal(number)
     assert "cancelled" in flow.communicate(timeout=PATIENCE)[0] and flow.returncode == 0
     assert not psutil.wait_procs(family, timeout=10)[1]
-    assert lock.holder(root) is None and control.recent(root)[0].state in ("cancelled", "scheduled")
+    assert lock.holder(root) is None and latest(root).state == "cancelled"
 
 
 def test_ending_the_server_ends_everything(root: Path, process: subprocess.Popen[str], server: Server) -> None:
     press_run(server, targets=["train@a"])
-    started(root)
+    begun(root)
     family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4
+    assert len(family) >= 4, "server, runner, flow and stage"
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=PATIENCE)[0]
     assert server.url in said and server.report in said
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert live_server(root) is None and not (root / ".nearsafe/server.json").exists()
-    assert control.recent(root)[0].state == "cancelled"
-    shutil.rmtree(root / ".nearsafe")
+    assert latest(root).state == "cancelled"

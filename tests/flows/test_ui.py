@@ -116,6 +116,7 @@ def page(chromium: Browser) -> Iterator[Page]:
     page.set_default_timeout(30_000)
     expect.set_options(timeout=30_000)
     yield page
+    page.screenshot(path=screenshot_path("prefect-last"))  # where a failed test stopped
     context.close()
     assert outside == []
 
@@ -130,7 +131,7 @@ def test_a_run_started_from_the_page_shows_its_stages(ui: Ui, page: Page) -> Non
     page.get_by_role("link", name="manual", exact=True).click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_text("Quick run", exact=True).click()
-    page.get_by_role("button", name="View run").click()
+    page.get_by_role("button", name="View run").first.click()  # its notice is there twice while it slides in
     expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text(f"{len(STAGES)} Task runs").first).to_be_visible()
     expect(page.get_by_text("Running stage 'base':")).to_be_visible()
