@@ -24,6 +24,7 @@ _CONFIG: dict[str, Any] = {
         "titleFontWeight": "normal", "titlePadding": 8, "labelOpacity": 0.85, "tickCount": 5,
     },
     "axisX": {"labelFlush": False},
+    "legend": {"labelColor": _INK, "labelFontSize": 12, "symbolOpacity": 1},
     "title": {"color": _INK, "fontSize": 13},
 }  # fmt: skip
 _ELEMENTS = {"svg", "g", "path", "line", "rect", "text", "tspan", "title", "defs", "clipPath"}

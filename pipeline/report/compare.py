@@ -5,6 +5,7 @@ import io
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from pipeline.runs import changes, metrics_rows
 
 _NUMBERS = ("zero_shot", "zero_shot_ci_low", "zero_shot_ci_high", "redirection", "ci_low", "ci_high", "asr",
             "asr_ci_low", "asr_ci_high")  # fmt: skip
+
+
+_NUMBERED = [column for one in SECTIONS for column in one.columns]
 
 
 class Revision:
@@ -80,41 +84,61 @@ def section(revision: Revision) -> Section:
 def _build(run: Run, revision: Revision) -> list[Block]:
     if not run.results.metrics.is_file():
         raise NearsafeError(f"{run.results.metrics}: nothing to compare with yet; `dvc repro results` writes it")
-    rows = changes(revision.metrics(), metrics_rows(run.results.metrics))
-    return [_changes(run, revision, rows), _frontiers(run, revision), _pictures(run, revision)]
+    return [*_changes(run, revision), _frontiers(run, revision), _pictures(run, revision)]
 
 
-def _changes(run: Run, revision: Revision, rows: list[dict[str, Any]]) -> Table:
-    """Then, now, difference per number; those whose intervals are apart are marked."""
-    digits = {column.name: column.digits for one in SECTIONS for column in one.columns}
-    order = {name: place for place, name in enumerate(digits)}
+def _changes(run: Run, revision: Revision) -> list[Block]:
+    """Then, now, difference per number, in two tables: what moved, and, folded, what did not."""
+    then, now = revision.metrics(), metrics_rows(run.results.metrics)
+    spans = {(when, *_key(row)): _span(row) for when, rows in (("before", then), ("after", now)) for row in rows}
+    order = {column.name: place for place, column in enumerate(_NUMBERED)}
+    rows = changes(then, now)
+    rows.sort(key=lambda row: (run.place(row["defence"]), row["defence"], row["seed"], order.get(row["name"], 99)))
+    moved = [row for row in rows if row["difference"] != 0]
+    apart = sum(row["apart"] for row in rows)
+    reading = (
+        f"Then: {revision.name} ({revision.commit[:12]}). Now: this run. {len(moved)} of {len(rows)} numbers differ, "
+        f"{apart} of them by so much that the intervals do not overlap. Intervals that overlap do not prove that "
+        "nothing changed."
+    )
+    commands = (f"dvc metrics diff {revision.commit[:12]}", f"nearsafe report --compare {revision.name}")
+    same = [row for row in rows if row["difference"] == 0]
+    first = _table("Numbers that differ", moved, spans, Source("changes", moved, commands), reading)
+    rest = replace(_table("Numbers that are the same", same, spans, Source("same", same)), folded=True)
+    return [first, rest] if same else [first]
+
+
+def _table(title: str, rows: list[dict[str, Any]], spans: dict[Any, str], source: Source, reading: str = "") -> Table:
+    digits = {column.name: column.digits for column in _NUMBERED}
+    titles = {column.name: column.name.replace("_", " ") for column in _NUMBERED}
     seeds = sorted({row["seed"] for row in rows})
-    rows = sorted(rows, key=lambda r: (run.place(r["defence"]), r["defence"], r["seed"], order.get(r["name"], 99)))
     heads = ("defence", "number", "then", "now", "difference", "intervals")
     columns = [Column(head, numeric=head in heads[2:5]) for head in heads]
     body = []
     for row in rows:
-        cells = [Cell(label(row["defence"], row["seed"], seeds)), Cell(row["name"].replace("_", " "))]
-        signs = {"before": "", "after": "", "difference": "+"}
-        for key, plus in signs.items():
+        cells = [Cell(label(row["defence"], row["seed"], seeds)), Cell(titles.get(row["name"], row["name"]))]
+        for key, plus in (("before", ""), ("after", ""), ("difference", "+")):
             value = row[key]
             text = "-" if value is None else f"{value:{plus}.{digits.get(row['name'], 3)}f}"
-            cells.append(Cell(text, sort="" if value is None else value))
+            cells.append(Cell(text, spans.get((key, *_key(row)), ""), "" if value is None else value))
         cells.append(Cell(_apart(row), sort=int(row["apart"]), tone="some" if row["apart"] else ""))
         body.append(Row(cells, row["defence"]))
-    apart = sum(row["apart"] for row in rows)
-    reading = (
-        f"Then: {revision.name} ({revision.commit[:12]}). Now: this run. {apart} of {len(rows)} numbers have intervals "
-        "that do not overlap. Intervals that overlap do not prove that nothing changed."
-    )
-    commands = (f"dvc metrics diff {revision.commit[:12]}", f"nearsafe report --compare {revision.name}")
-    return Table("Every number, then and now", columns, body, Source("changes", rows, commands), reading)
+    return Table(title, columns, body, source, reading)
+
+
+def _key(row: dict[str, Any]) -> tuple[str, int, str]:
+    return row["defence"], row["seed"], row["name"]
+
+
+def _span(row: dict[str, Any]) -> str:
+    ends = (row["ci_low"], row["ci_high"])
+    return "" if None in ends else f"{ends[0]:.3f} – {ends[1]:.3f}"
 
 
 def _apart(row: dict[str, Any]) -> str:
     if row["before"] is None or row["after"] is None:
         return "only now" if row["before"] is None else "only then"
-    return "apart" if row["apart"] else "overlap or none"
+    return "apart" if row["apart"] else "not apart"
 
 
 def _frontiers(run: Run, revision: Revision) -> Block:

@@ -1,6 +1,6 @@
 """One picture of the generated images: a row per defence and prompt set, the same prompts and noise down each column.
 
-Images that a rule flags, or that no rule has judged, are pixelated, unless the reader asks otherwise on the command line:
+Images that a rule flags, and those without a verdict, are pixelated, unless the reader asks otherwise:
 
     python -m pipeline.results.picture --show-flagged --out flagged.png      # for your own eyes
 """

@@ -9,7 +9,7 @@ from pipeline.report.charts import coloured, png, quantitative, shaped, sign, sp
 from pipeline.report.run import Run, label, tone
 
 SIZE = (250, 240)
-PAPER = (420, 400)  # of the picture, whose points carry their names
+PAPER = (380, 360)  # of the picture
 _SQL = "SELECT * FROM tradeoff ORDER BY seed, gallery"
 _UTILITY = "mean zero-shot accuracy"
 
@@ -85,7 +85,7 @@ def plotted(rows: Sequence[dict[str, Any]], measure: Measure) -> list[dict[str, 
     found.sort(key=lambda point: (-point["x"], point["defence"], point["seed"]))
     for point in found:
         point["best"] = not any(_beats(other, point, measure) for other in found)
-    return _placed(found)
+    return found
 
 
 def chart(
@@ -101,7 +101,9 @@ def chart(
     y = quantitative("y", measure.axis, (-0.04, 1.08), reverse=measure.lower_is_better)
     if measure.lower_is_better:
         y["scale"]["domain"] = [-0.08, 1.04]
-    colour = coloured("defence", names, tones)
+    colour, shape = coloured("defence", names, tones), shaped("defence", names, tones)
+    if title:  # the page has a legend of its own
+        colour["legend"] = shape["legend"] = {"title": None, "orient": "bottom", "columns": 6}
     both = {"x": x, "y": y}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "line", "aria": False, "strokeDash": [5, 4], "opacity": 0.55, "color": "currentColor"},
@@ -111,17 +113,9 @@ def chart(
         {"mark": {"type": "rule", "aria": False, "opacity": 0.7},
          "encoding": {"y": y, "x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "color": colour}},
         {"mark": {"type": "point", "filled": True, "size": 95, "opacity": 1},
-         "encoding": {**both, "color": colour, "shape": shaped("defence", names, tones),
+         "encoding": {**both, "color": colour, "shape": shape,
                       "description": {"field": "said"}}},
     ]  # fmt: skip
-    for side, dy in () if not title else (("above", -13), ("below", 15)):
-        for align, dx in (("left", 7), ("right", -7)):
-            condition = f"datum.side == '{side}' && datum.align == '{align}'"
-            mark = {"type": "text", "aria": False, "align": align, "dx": dx, "dy": dy, "fontSize": 11}
-            layers.append(
-                {"mark": {**mark, "color": "currentColor"}, "transform": [{"filter": condition}],
-                 "encoding": {**both, "text": {"field": "name"}}}
-            )  # fmt: skip
     return spec(layers, points, size, title)
 
 
@@ -136,28 +130,19 @@ def picture(run: Run) -> bytes:
     if not panels:
         empty = {"type": "text", "fontSize": 14, "text": "nothing scored yet"}
         panels = [spec([{"mark": empty}], [{}], PAPER)]
-    return png({"hconcat": panels, "$schema": "https://vega.github.io/schema/vega-lite/v5.json"})
+    return png(
+        {
+            "hconcat": panels,
+            "resolve": {"legend": {"color": "shared", "shape": "shared"}},
+            "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        }
+    )
 
 
 def _beats(one: dict[str, Any], other: dict[str, Any], measure: Measure) -> bool:
     direction = -1 if measure.lower_is_better else 1
     better = (one["x"] - other["x"], direction * (one["y"] - other["y"]))
     return min(better) >= 0 and max(better) > 0
-
-
-def _placed(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Labels go inwards, and above or below their point so that near ones do not overlap."""
-    if not points:
-        return points
-    low, high = min(point["x"] for point in points), max(point["x"] for point in points)
-    taken: list[tuple[float, float, str]] = []
-    for point in points:
-        right = point["x"] > (low + high) / 2
-        near = [side for x, y, side in taken if abs(x - point["x"]) < (high - low) / 3 and abs(y - point["y"]) < 0.1]
-        side = "below" if "above" in near and "below" not in near else "above"
-        point["side"], point["align"] = side, "right" if right else "left"
-        taken.append((point["x"], point["y"], side))
-    return points
 
 
 def _span(value: float, low: float | None, high: float | None) -> str:

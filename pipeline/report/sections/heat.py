@@ -116,6 +116,8 @@ def _rules(run: Run) -> list[Block]:
         return []
     shown = [{**row, "column": row["rule"]} for row in rows]
     detectors = {row["rule"]: row["detector"] for row in rows}
+    if len(detectors) < 2:
+        return []
     command = run.query("asr_by_rule")
     reading = (
         f"The same images of {_FIRST[0]} under every rule, each column with the detector that it asks. Columns do not "
