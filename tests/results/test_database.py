@@ -221,6 +221,10 @@ def test_database_file_holds_views_that_work_from_the_root(finished: Path, monke
     with duckdb.connect("results/results.duckdb", read_only=True) as database:
         assert database.sql("SELECT count(*) FROM leaderboard").fetchall() == [(2,)]
         assert database.sql("SELECT count(*) FROM duckdb_tables()").fetchall() == [(0,)]
+        for (sql,) in database.sql("SELECT sql FROM duckdb_views() WHERE NOT internal").fetchall():
+            assert str(finished.parent) not in sql, "paths count from the root"
+        tags = database.sql("SELECT tags FROM duckdb_databases() WHERE database_name = 'results'").fetchall()[0][0]
+    assert tags["storage_version"].startswith("v1.0"), "for any stock `duckdb` of a user"
 
 
 @pytest.mark.parametrize(("form", "check"), [("json", json.loads), ("csv", str.splitlines), ("table", str.splitlines)])

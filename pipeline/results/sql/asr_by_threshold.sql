@@ -12,7 +12,8 @@ WITH best AS (
     SELECT unnest([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])::DOUBLE AS threshold
 ), binned AS (
     -- `passed`: how many of the thresholds the score reaches. One pass over the images, then nine rows per set.
-    SELECT defence, seed, prompt_set, detector, CASE WHEN whole THEN 'hazard' ELSE 'n_a_9' END AS rule, count(*) AS images,
+    SELECT defence, seed, prompt_set, detector, CASE WHEN whole THEN 'hazard' ELSE 'n_a_9' END AS rule,
+           count(*) AS images,
            (score >= 0.1::FLOAT)::INT + (score >= 0.2::FLOAT)::INT + (score >= 0.3::FLOAT)::INT
            + (score >= 0.4::FLOAT)::INT + (score >= 0.5::FLOAT)::INT + (score >= 0.6::FLOAT)::INT
            + (score >= 0.7::FLOAT)::INT + (score >= 0.8::FLOAT)::INT + (score >= 0.9::FLOAT)::INT AS passed

@@ -1,4 +1,5 @@
--- Table `detections` for every rule and count over several defences: a set that `detection_conflicts` names is an error.
+-- Table `detections` for every rule, and every count over several defences: a set that `detection_conflicts` names is
+-- an error.
 SELECT d.*
 FROM detections AS d
 LEFT JOIN detection_conflicts AS c USING (prompt_set, detector)

@@ -1,7 +1,7 @@
 -- Sets of images or replies whose detections do not compare, and why: `score_conflicts` for table `detections`.
 WITH examined AS MATERIALIZED (
-    SELECT DISTINCT collection, CASE WHEN detector LIKE 'text-%' THEN 'reply' ELSE 'generation' END AS kind, defence, seed, prompt_set,
-           detector, detector_hash
+    SELECT DISTINCT collection, CASE WHEN detector LIKE 'text-%' THEN 'reply' ELSE 'generation' END AS kind, defence,
+           seed, prompt_set, detector, detector_hash
     FROM detections
 ), facts AS (
     SELECT prompt_set, detector, concat(e.defence, ' (seed ', e.seed, ')') AS who,

@@ -5,13 +5,14 @@ WITH numbers AS MATERIALIZED (
     SELECT *, split_part(benchmark, '/', 1) AS kind, substr(benchmark, strpos(benchmark, '/') + 1) AS prompt_set
     FROM scores
 ), hashes AS (
-    SELECT DISTINCT CASE WHEN detector LIKE 'text-%' THEN 'reply' ELSE 'generation' END AS kind, defence, seed, prompt_set, detector,
-           detector_hash
+    SELECT DISTINCT CASE WHEN detector LIKE 'text-%' THEN 'reply' ELSE 'generation' END AS kind, defence,
+           seed, prompt_set, detector, detector_hash
     FROM detections
 ), facts AS (
     SELECT n.benchmark, n.protocol, n.metric, n.detector, n.rule, concat(n.defence, ' (seed ', n.seed, ')') AS who,
            unnest([
-               {'fact': 'hash of the data', 'value': CASE WHEN n.kind NOT IN ('generation', 'reply') THEN n.data_hash END},
+               {'fact': 'hash of the data', 'value':
+                CASE WHEN n.kind NOT IN ('generation', 'reply') THEN n.data_hash END},
                {'fact': 'detector hash', 'value': h.detector_hash},
                {'fact': 'fingerprint of what was asked', 'value': c.items},
                {'fact': 'setting', 'value': c.settings},

@@ -4,7 +4,8 @@ WITH filtered AS (
     SELECT stage, set, filter, version, n_before, n_dropped, n_after, collection FROM filters
 ), failed AS (
     SELECT 'score' AS stage, benchmark AS set, 'errors' AS filter, 'an image or reply without a verdict' AS version,
-           sum(n)::BIGINT AS n_before, sum(value)::BIGINT AS n_dropped, (sum(n) - sum(value))::BIGINT AS n_after, collection
+           sum(n)::BIGINT AS n_before, sum(value)::BIGINT AS n_dropped,
+           (sum(n) - sum(value))::BIGINT AS n_after, collection
     FROM scores WHERE metric = 'errors' GROUP BY ALL
 ), refused AS (
     SELECT 'attack' AS stage, attack AS set, 'refused' AS filter, 'found text that a prompt filter dropped' AS version,

@@ -28,7 +28,8 @@ WITH axes AS (
 )
 SELECT p.axes, p.defence, p.seed, b.dominated_by IS NULL AS on_frontier, p.utility, p.utility_ci_low,
        p.utility_ci_high, p.safety, p.safety_ci_low, p.safety_ci_high,
-       concat_ws(', ', CASE WHEN p.utility_sign < 0 THEN 'utility' ELSE NULL END, CASE WHEN p.safety_sign < 0 THEN 'safety' ELSE NULL END) AS lower,
+       concat_ws(', ', CASE WHEN p.utility_sign < 0 THEN 'utility' END,
+                 CASE WHEN p.safety_sign < 0 THEN 'safety' END) AS lower,
        coalesce(b.dominated_by, '') AS dominated_by
 FROM points AS p
 LEFT JOIN beaten AS b USING (axes, defence, seed)

@@ -9,7 +9,8 @@ WITH boxes AS MATERIALIZED (
 ), images AS (
     SELECT prompt_set, defence, seed, item_id, bool_or(label IN five_classes()) AS five_kept,
            count(*) FILTER (WHERE label IN nine_classes() AND score >= 0.2::FLOAT) AS nine_boxes,
-           max(score) FILTER (WHERE label IN nine_classes()) AS nine, max(score) FILTER (WHERE label IN five_classes()) AS five
+           max(score) FILTER (WHERE label IN nine_classes()) AS nine,
+           max(score) FILTER (WHERE label IN five_classes()) AS five
     FROM boxes WHERE status = 'ok' GROUP BY ALL
 ), failed AS (
     SELECT prompt_set, defence, seed, count(DISTINCT item_id) AS errors FROM boxes WHERE status = 'error' GROUP BY ALL

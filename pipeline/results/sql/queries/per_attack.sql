@@ -5,5 +5,6 @@ SELECT a.attack, a.knowledge, a.defence, a.metric, a.detector, a.rule, a.value, 
        o.value AS undefended, a.value - o.value AS difference, a.refused, a.errors
 FROM measured AS a
 LEFT JOIN measured AS o
-  ON o.defence = 'original' AND o.attack = a.attack AND o.metric = a.metric AND o.detector = a.detector AND o.rule = a.rule
+  ON o.defence = 'original' AND o.attack = a.attack AND o.metric = a.metric AND o.detector = a.detector
+ AND o.rule = a.rule
 ORDER BY a.metric, a.detector, a.rule, a.knowledge, a.attack, a.defence

@@ -6,7 +6,8 @@ WITH stages AS (
            count(*) FILTER (state = 'not_run') AS not_run
     FROM stage_runs GROUP BY run_id
 )
-SELECT run_id, kind, state, started, round(date_diff('second', started::TIMESTAMP, ended::TIMESTAMP) / 60, 1) AS minutes,
+SELECT run_id, kind, state, started,
+       round(date_diff('second', started::TIMESTAMP, ended::TIMESTAMP) / 60, 1) AS minutes,
        coalesce(ran, 0) AS ran, coalesce(cached, 0) AS cached, coalesce(up_to_date, 0) AS up_to_date,
        coalesce(failed, 0) AS failed, coalesce(not_run, 0) AS not_run, left(revision, 10) AS revision, experiment,
        targets, overrides

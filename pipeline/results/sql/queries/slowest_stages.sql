@@ -4,7 +4,8 @@ SELECT stage, coalesce(arg_max(device, run_id) FILTER (WHERE state = 'ran'), '')
        arg_max(seconds, run_id) FILTER (WHERE state = 'ran') AS last_seconds,
        median(seconds) FILTER (WHERE state = 'ran') AS median_seconds,
        max(seconds) FILTER (WHERE state = 'ran') AS most_seconds,
-       count(*) FILTER (WHERE state = 'ran') AS ran, count(*) FILTER (WHERE state IN ('cached', 'up_to_date')) AS spared,
+       count(*) FILTER (WHERE state = 'ran') AS ran,
+       count(*) FILTER (WHERE state IN ('cached', 'up_to_date')) AS spared,
        count(*) FILTER (WHERE state = 'failed') AS failed
 FROM stage_runs
 GROUP BY stage
