@@ -7,7 +7,10 @@ import typer
 
 
 def report(
-    out: Annotated[Path, typer.Option(help="Directory of the page.")] = Path("report"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the page. [default: report; build/report for a page that DVC does not make]"),
+    ] = None,
     compare: Annotated[
         str | None, typer.Option(metavar="REV", help="Put the results of a git revision beside this run's.")
     ] = None,
@@ -31,7 +34,9 @@ def report(
     first = [section(Revision(compare, results))] if compare else []
     last = sections(data, params) if studies else []
     run = open_run(data, results, list(lookup(params, "defences")), show_flagged)
-    page = Report(out)
+    # What `dvc repro report` makes is tracked and may be pushed: a page with more in it lies elsewhere.
+    own = compare or studies or show_flagged
+    page = Report(out or Path("build/report" if own else "report"))
     write_report(run, page, first, last)
     typer.echo(f"{page.page} written ({page.page.stat().st_size / 1e6:.1f} MB)")
     if show_flagged:

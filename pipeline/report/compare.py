@@ -19,6 +19,7 @@ from pipeline.report.contents import Section
 from pipeline.report.run import Run, label, tone
 from pipeline.report.sections.frontier import MEASURES, SIZE, Measure, plotted
 from pipeline.results.report import SECTIONS
+from pipeline.results.summary import DIGITS
 from pipeline.runs import changes, metrics_rows
 
 _NUMBERS = ("zero_shot", "zero_shot_ci_low", "zero_shot_ci_high", "redirection", "ci_low", "ci_high", "asr",
@@ -117,9 +118,10 @@ def _table(title: str, rows: list[dict[str, Any]], spans: dict[Any, str], source
     body = []
     for row in rows:
         cells = [Cell(label(row["defence"], row["seed"], seeds)), Cell(titles.get(row["name"], row["name"]))]
-        for key, plus in (("before", ""), ("after", ""), ("difference", "+")):
+        places = digits.get(row["name"], 3)
+        for key, form in (("before", f".{places}f"), ("after", f".{places}f"), ("difference", f"+.{DIGITS}f")):
             value = row[key]
-            text = "-" if value is None else f"{value:{plus}.{digits.get(row['name'], 3)}f}"
+            text = "-" if value is None else format(value, form)
             cells.append(Cell(text, spans.get((key, *_key(row)), ""), "" if value is None else value))
         cells.append(Cell(_apart(row), sort=int(row["apart"]), tone="some" if row["apart"] else ""))
         body.append(Row(cells, row["defence"]))

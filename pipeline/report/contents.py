@@ -5,8 +5,17 @@ from dataclasses import dataclass
 
 from pipeline.report.blocks import Block
 from pipeline.report.run import Run
-from pipeline.report.sections import curves, distributions, filters, frontier, generated, headline, heat, provenance
-from pipeline.report.sections import retrieval as found
+from pipeline.report.sections import (
+    curves,
+    distributions,
+    filters,
+    frontier,
+    generated,
+    headline,
+    heat,
+    provenance,
+    retrieval,
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +32,7 @@ SECTIONS = (
     Section("frontier", "Safety against utility", frontier.build),
     Section("categories", "Attack success per category", heat.categories),
     Section("attacks", "Attack success per attack", heat.attacks),
-    Section("retrieval", "Retrieval examples", found.build),
+    Section("retrieval", "Retrieval examples", retrieval.build),
     Section("images", "Generated images", generated.build),
     Section("distributions", "Difficulty and alignment", distributions.build),
     Section("drift", "Drift of the weights", curves.drift),

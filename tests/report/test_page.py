@@ -47,6 +47,13 @@ def test_everything_is_there_and_the_console_is_silent(text: str, opened: Open) 
     page.screenshot(path=screenshot_path("report"), full_page=True)
 
 
+def test_the_policy_allows_the_pages_own_style_and_script_alone(text: str) -> None:
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1].replace("&#39;", "'")
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert not re.search(r"<[a-z][^>]*\s(style|on\w+)=", re.sub(r'"[^"]*"', '""', text.split("</style>")[1]))
+
+
 def test_what_data_sets_say_is_shown_as_text_and_never_runs(text: str, opened: Open) -> None:
     page = opened(text)
     assert page.evaluate("window.broken") is None

@@ -92,7 +92,8 @@ def chart(
     points: Sequence[dict[str, Any]], measure: Measure, defences: Sequence[str], size: tuple[int, int], title: str = ""
 ) -> dict[str, Any]:
     """Vega-Lite specification of one panel."""
-    names = list(dict.fromkeys(point["defence"] for point in points))
+    shown = {point["defence"] for point in points}
+    names = [name for name in dict.fromkeys([*defences, *sorted(shown)]) if name in shown]
     tones = [tone(name, defences) for name in names]
     ends = [value for point in points for value in (point["x"], point["x_low"], point["x_high"]) if value is not None]
     margin = 0.08 * (max(ends) - min(ends) or 0.1)

@@ -49,7 +49,7 @@ def _grid(run: Run, items: "_Items", title: str, query: str, rows: list[dict[str
         Strip(
             f"{defence}, before" if defence == UNDEFENDED else defence,
             [items.found(own[rank]) if rank in own else Picture("-") for rank in ranks],
-            f"{protocol} gallery",
+            "its own gallery" if defence == UNDEFENDED else f"{protocol} gallery",
             defence,
         )
         for (defence, protocol), own in lines.items()
