@@ -37,7 +37,7 @@ DES_ABLATION = (
         ),
         """
         SELECT defence, protocol || ' ' || metric AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE benchmark = 'separation'""",
+        FROM comparable_scores WHERE benchmark = 'separation'""",
         "prompts",
     ),
 )
@@ -74,7 +74,7 @@ def _grid(columns: Sequence[Column], left_out: str) -> Table:
         tuple(columns),
         f"""
         SELECT defence, metric || ' ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE {_SHOWN}""",
+        FROM comparable_scores WHERE {_SHOWN}""",
         "images",
         same_items=False,
     )
@@ -89,7 +89,7 @@ def _as_asked(columns: Sequence[Column]) -> Table:
         tuple(column for column in columns if column.name.startswith("asr ")),
         """
         SELECT defence, 'asr ' || substr(benchmark, 12) AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE metric = 'asr_as_asked' AND detector LIKE 'world%'""",
+        FROM comparable_scores WHERE metric = 'asr_as_asked' AND detector LIKE 'world%'""",
         "images",
         same_items=False,
     )
@@ -228,7 +228,7 @@ def _number(value: float | None) -> str:
 
 def _columns(database: duckdb.DuckDBPyConnection) -> list[Column]:
     """What the grid can show: attacks, then false positives, then the control with invented words."""
-    answer = database.execute(f"SELECT DISTINCT metric, substr(benchmark, 12) FROM scores WHERE {_SHOWN}").fetchall()
+    answer = database.execute(f"SELECT DISTINCT metric, substr(benchmark, 12) FROM comparable_scores WHERE {_SHOWN}").fetchall()
     attacks = sorted((name for metric, name in answer if metric == "asr"), key=_place)
     safe = sorted((name for metric, name in answer if metric != "asr"), key=lambda name: (name == INVENTED, name))
     return [Column(name, f"asr {name}") for name in attacks] + [

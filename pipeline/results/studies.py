@@ -61,7 +61,7 @@ def _robustness(name: str, metric: str, meaning: str) -> Table:
         ),
         f"""
         SELECT defence, protocol || ' ' || benchmark AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE metric = '{metric}' AND benchmark IN {tuple(_WORDINGS.values())}
+        FROM comparable_scores WHERE metric = '{metric}' AND benchmark IN {tuple(_WORDINGS.values())}
         UNION ALL
         SELECT a.defence, a.protocol || ' fall', a.seed, avg(a.value - b.value) AS value, count(*),
                avg(a.value - b.value) - 1.959964 * coalesce(stddev_samp(a.value - b.value), 0) / sqrt(count(*)),
@@ -104,7 +104,7 @@ ABLATION = (
         ),
         """
         SELECT defence, concat_ws(' ', benchmark, protocol, metric) AS name, seed, value, n, ci_low, ci_high
-        FROM scores WHERE benchmark LIKE 'real_pool_%'""",
+        FROM comparable_scores WHERE benchmark LIKE 'real_pool_%'""",
     ),
     Table(
         "drift",

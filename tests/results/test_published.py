@@ -124,7 +124,7 @@ def test_ours_and_theirs_are_rows_of_their_own(ask) -> None:
     """No view but one reads the printed numbers, and that one stacks them under a column that says whose they are."""
     readers = [file.name for file in SQL.rglob("*.sql") if re.search(r"\bpublished\b", _code(file))]
     assert readers == ["published_and_ours.sql"]
-    text = _code(SQL / "published_and_ours.sql")
+    text = _code(SQL / "queries" / "published_and_ours.sql")
     assert not re.search(r"join\s+(published|theirs)", text, re.IGNORECASE)
     columns = [row[0] for row in ask("SELECT column_name FROM (DESCRIBE published_and_ours)")]
     assert columns[0] == "source" and "value" not in columns
