@@ -153,9 +153,17 @@ _pages: dict[str, str] = {}
 @pytest.fixture
 def text(full: Path) -> str:
     """The page of `full`, which is the same in every test: built once."""
-    if not _pages:
-        _pages["full"] = build(full)
-    return _pages["full"]
+    if "text" not in _pages:
+        _pages["text"] = build(full)
+    return _pages["text"]
+
+
+@pytest.fixture
+def flagged(full: Path) -> str:
+    """The same page with flagged images shown."""
+    if "flagged" not in _pages:
+        _pages["flagged"] = build(full, show_flagged=True)
+    return _pages["flagged"]
 
 
 @pytest.fixture

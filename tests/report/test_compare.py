@@ -16,6 +16,7 @@ from pipeline.layout import Report, Results
 from pipeline.report.compare import Revision, section
 from pipeline.report.page import render, write_report
 from pipeline.report.run import open_run
+from pipeline.report.sections.frontier import picture
 from pipeline.results.database import connect
 from pipeline.results.picture import write_picture
 from pipeline.results.summary import write_metrics, write_plots
@@ -94,13 +95,13 @@ def test_a_revision_without_plots_and_pictures_says_so(versioned: Path) -> None:
     assert "has no plot of safety against utility" in text
 
 
-def test_the_stage_writes_the_page_and_the_picture(full: Path, tmp_path: Path) -> None:
+def test_the_stage_writes_the_page_and_the_picture(full: Path, text: str, tmp_path: Path) -> None:
     out = Report(tmp_path / "report")
-    write_report(open_run(full, tmp_path / "results", DEFENCES), out)
-    first = out.page.read_bytes(), out.frontier.read_bytes()
-    assert first[1].startswith(b"\x89PNG")
-    write_report(open_run(full, tmp_path / "results", DEFENCES), out)
-    assert (out.page.read_bytes(), out.frontier.read_bytes()) == first
+    run = open_run(full, tmp_path / "results", DEFENCES)
+    write_report(run, out)
+    assert out.page.read_text(encoding="utf-8") == text
+    assert out.frontier.read_bytes().startswith(b"\x89PNG")
+    assert picture(run) == out.frontier.read_bytes()
     assert sorted(path.name for path in out.root.iterdir()) == ["frontier.png", "index.html"]
 
 
