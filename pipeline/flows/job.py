@@ -1,5 +1,6 @@
 """One request to a flow, from its words to what is to run: the clone held, the workspace made, DVC asked once."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,7 +82,12 @@ def open_job(request: Request) -> Iterator[Job]:
             from pipeline.flows.experiment import make_workspace
 
             experiment, place = make_workspace(request.root, request.overrides, settings.keep_workspaces)
-        plan = make_plan(place, request.targets, request.force)
+        plan = None
+        try:
+            plan = make_plan(place, request.targets, request.force)
+        finally:
+            if experiment and not (plan and plan.steps):
+                shutil.rmtree(place, ignore_errors=True)  # nothing will run there
         yield Job(request, settings, holder, place, experiment, _revision(request.root), plan)
 
 

@@ -1,6 +1,5 @@
 """Run stages in parallel, from Python or a terminal: plan first, and start Prefect only if something is stale."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +26,6 @@ def run_flow(
     request = Request(Path(root).resolve(), tuple(targets), tuple(overrides), force, devices)
     with open_job(request) as job:
         if not job.plan.steps:
-            if job.experiment:
-                shutil.rmtree(job.place, ignore_errors=True)
             return nothing_stale(job)
         server = live_server(request.root)
         prepare(request.root, server.url if server else None)

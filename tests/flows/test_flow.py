@@ -124,6 +124,16 @@ def test_wrong_overrides_are_refused_before_any_work(tmp_path: Path, overrides: 
     assert not (tmp_path / ".nearsafe").exists()
 
 
+def test_an_experiment_that_would_change_nothing_leaves_nothing(finished: Path) -> None:
+    workspaces = set((finished / ".nearsafe/workspaces").iterdir())
+    outcome = run_flow(finished, overrides=["base=b"])
+    assert outcome.experiment is None and "no experiment was made" in outcome.message
+    with pytest.raises(NearsafeError, match="near it: train"):
+        run_flow(finished, targets=["trian"], overrides=["base=c"])
+    assert len(workspaces) == 2, "keep_workspaces"
+    assert set((finished / ".nearsafe/workspaces").iterdir()) < workspaces
+
+
 def test_a_second_flow_is_refused_by_the_first_ones_name(finished: Path) -> None:
     with lock.hold(finished, "train@a"), pytest.raises(NearsafeError, match=f"process {os.getpid()}.*train@a"):
         run_flow(finished)
