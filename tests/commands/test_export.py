@@ -94,7 +94,7 @@ def test_the_pipeline_draws_what_the_project_draws(clone, capsys):
     diffusion = load_diffusion(clone / "models/diffusion")
     tower = text_tower(load_clip(Data().checkpoints("des") / "seed-0"), diffusion, Path())
     own = generate(diffusion, tower, ["a small red cat in the forest"], [0], 5.0, steps=2)
-    theirs = torch.from_numpy(np.asarray(found["image"])).permute(2, 0, 1)[None] / 255
+    theirs = torch.from_numpy(np.array(found["image"])).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(theirs, own, atol=0.5 / 255 + 1e-4, rtol=0)
     undefended = text_tower(load_clip(clone / "models/clip"), diffusion, Path())
     base = generate(diffusion, undefended, ["a small red cat in the forest"], [0], 5.0, steps=2)
