@@ -177,11 +177,14 @@ def test_a_run_of_the_form_shows_what_came_of_it(root: Path, server: Server) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_flow_of_the_terminal(root: Path, server: Server, number: signal.Signals) -> None:
     flow = subprocess.Popen([sys.executable, "-c", RUN], cwd=root, stdout=subprocess.PIPE, text=True)
-    stage = begun(root)
-    family = psutil.Process(flow.pid).children(recursive=True)
-    assert stage in family and os.getpgid(stage.pid) != os.getpgid(flow.pid)
-    flow.send_signal(number)
-    assert "cancelled" in flow.communicate(timeout=PATIENCE)[0] and flow.returncode == 0
+    try:
+        stage = begun(root)
+        family = psutil.Process(flow.pid).children(recursive=True)
+        assert stage in family and os.getpgid(stage.pid) != os.getpgid(flow.pid)
+        flow.send_signal(number)
+        assert "cancelled" in flow.communicate(timeout=PATIENCE)[0] and flow.returncode == 0
+    finally:
+        flow.terminate()  # a flow that a failed test left would run for ever
     assert not psutil.wait_procs(family, timeout=10)[1]
     assert lock.holder(root) is None and latest(root).state == "cancelled"
 
