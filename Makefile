@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help repro ablation frontier des-ablation attack test lint world bench clean env
+.PHONY: help repro ui doctor ablation frontier des-ablation attack test lint world bench clean env
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -20,7 +20,9 @@ export DO_NOT_TRACK := 1
 export PYTHONHASHSEED := 0
 
 help:
-	@echo "make repro         run every stage that is out of date, then print the results table"
+	@echo "make repro         run every stage that is out of date, then print the results table; the page is report/index.html"
+	@echo "make ui            Prefect's pages, the deployments and the report, on this machine only; Ctrl-C ends all"
+	@echo "make doctor        what is missing, how to get it, and how long a run takes"
 	@echo "make ablation      train and score every variant of the methods over several seeds, fill docs/findings.md (long)"
 	@echo "make frontier      sweep the settings of the defences on the validation split, fill docs/findings.md (long)"
 	@echo "make des-ablation  train DES and its extensions over several seeds, judge their images (long)"
@@ -29,7 +31,7 @@ help:
 	@echo "make lint          ruff check and ruff format --check"
 	@echo "make world         train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
 	@echo "make bench         measure the speed-ups that are built in, side by side"
-	@echo "make clean         delete data/ and DVC's cache; the environment and the shipped weights stay"
+	@echo "make clean         delete data/, the page and DVC's cache; the environment and the shipped weights stay"
 
 env: $(STAMP)
 
@@ -41,8 +43,13 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 repro: $(STAMP)
-	dvc repro
-	@nearsafe table
+	@nearsafe repro
+
+ui: $(STAMP)
+	@exec nearsafe flow ui
+
+doctor: $(STAMP)
+	@nearsafe doctor
 
 # A study of studies/dvc.yaml, with what it needs of the pipeline and of other studies; each stage with the time that is
 # about left. Stop it at any time: the next call continues.
@@ -65,4 +72,4 @@ bench: $(STAMP)
 	python -m pipeline.bench
 
 clean:
-	rm -rf data .dvc/cache .dvc/tmp
+	rm -rf data report .dvc/cache .dvc/tmp
