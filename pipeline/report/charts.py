@@ -20,7 +20,7 @@ _CONFIG: dict[str, Any] = {
     "view": {"stroke": None},
     "axis": {
         "labelColor": _INK, "titleColor": _INK, "domainColor": _INK, "tickColor": _INK, "gridColor": _INK,
-        "gridOpacity": 0.12, "domainOpacity": 0.4, "tickOpacity": 0.4, "labelFontSize": 11, "titleFontSize": 12,
+        "gridOpacity": 0.12, "domainOpacity": 0.55, "tickOpacity": 0.55, "labelFontSize": 11, "titleFontSize": 12,
         "titleFontWeight": "normal", "titlePadding": 8, "labelOpacity": 0.85, "tickCount": 5,
     },
     "axisX": {"labelFlush": False},

@@ -17,14 +17,16 @@ from pipeline.report.blocks import Block, Cell, Column, Figure, Key, Missing, Pa
 from pipeline.report.charts import coloured, quantitative, shaped, sign, spec, svg
 from pipeline.report.contents import Section
 from pipeline.report.run import Run, label, tone
-from pipeline.report.sections.frontier import MEASURES, SIZE, Measure, plotted
+from pipeline.report.sections.frontier import MEASURES, SIZE, Measure, numbers, plotted
 from pipeline.results.report import SECTIONS
 from pipeline.results.summary import DIGITS
 from pipeline.runs import changes, metrics_rows
 
-_NUMBERS = ("zero_shot", "zero_shot_ci_low", "zero_shot_ci_high", "redirection", "ci_low", "ci_high", "asr",
-            "asr_ci_low", "asr_ci_high")  # fmt: skip
-
+_ENDS = ("", "_ci_low", "_ci_high")
+# Where plots/tradeoff.csv, which has a row per gallery, keeps each number of view `frontier`.
+_REDIRECTION = dict(zip(_ENDS, ("redirection", "ci_low", "ci_high"), strict=True))
+_ASR = {end: f"asr{end}" for end in _ENDS}
+_ZERO_SHOT = {end: f"zero_shot{end}" for end in _ENDS}
 
 _NUMBERED = [column for one in SECTIONS for column in one.columns]
 
@@ -57,17 +59,24 @@ class Revision:
             copy.write_bytes(self._metrics or b"")
             return metrics_rows(copy)
 
-    def tradeoff(self) -> list[dict[str, Any]]:
-        """Rows of its plot of safety against utility; none where the file or a column is missing."""
+    def points(self) -> list[dict[str, Any]]:
+        """The numbers of its plot of safety against utility, in the form of view `frontier`, but for who beats whom;
+        none where the file or a column is missing.
+        """
         data = self.file(Results(Path()).plots / "tradeoff.csv")
         rows = list(csv.DictReader(io.StringIO(data.decode("utf-8")))) if data else []
-        if not rows or not {"defence", "seed", "gallery", "n", *_NUMBERS} <= rows[0].keys():
+        needed = {"defence", "seed", "gallery", *_REDIRECTION.values(), *_ASR.values(), *_ZERO_SHOT.values()}
+        if not rows or not needed <= rows[0].keys():
             return []
-        return [
-            {**row, **{key: float(row[key]) if row[key] else None for key in _NUMBERS}, "seed": int(row["seed"]),
-             "n": int(row["n"]), "asr_n": None}
-            for row in rows
-        ]  # fmt: skip
+        found = {}
+        for row in rows:
+            for name, columns in ((f"redirect_{row['gallery']}", _REDIRECTION), ("asr", _ASR)):
+                if row[columns[""]] and row["zero_shot"]:
+                    same = {"defence": row["defence"], "seed": int(row["seed"]), "safety_name": name}
+                    unknown = {"on_frontier": None, "dominated_by": None}
+                    point = {**same, **unknown, **_named("safety", columns, row), **_named("utility", _ZERO_SHOT, row)}
+                    found[tuple(same.values())] = point
+        return list(found.values())
 
     def _git(self, *command: str) -> bytes | None:
         try:
@@ -75,6 +84,11 @@ class Revision:
         except OSError as error:
             raise NearsafeError(f"--compare {self.name}: git cannot be run here ({error})") from error
         return done.stdout if done.returncode == 0 else None
+
+
+def _named(name: str, columns: dict[str, str], row: dict[str, str]) -> dict[str, float | None]:
+    """A number and its interval from a line of CSV, where nothing stands for null."""
+    return {name + end: float(row[column]) if row[column] else None for end, column in columns.items()}
 
 
 def section(revision: Revision) -> Section:
@@ -145,10 +159,10 @@ def _apart(row: dict[str, Any]) -> str:
 
 def _frontiers(run: Run, revision: Revision) -> Block:
     """Both runs in each panel, on the same axes; a line joins a model's two points."""
-    then = revision.tradeoff()
+    then = revision.points()
     if not then:
         return Missing(f"{revision.name} has no plot of safety against utility in the form of this version.")
-    now = run.rows("SELECT * FROM tradeoff ORDER BY seed, gallery")
+    now = numbers(run)
     defences = list(dict.fromkeys([*run.defences, *(row["defence"] for row in then)]))
     panels, data = [], []
     for measure in MEASURES:

@@ -228,7 +228,8 @@ def _number(value: float | None) -> str:
 
 def _columns(database: duckdb.DuckDBPyConnection) -> list[Column]:
     """What the grid can show: attacks, then false positives, then the control with invented words."""
-    answer = database.execute(f"SELECT DISTINCT metric, substr(benchmark, 12) FROM comparable_scores WHERE {_SHOWN}").fetchall()
+    sql = f"SELECT DISTINCT metric, substr(benchmark, 12) FROM comparable_scores WHERE {_SHOWN}"
+    answer = database.execute(sql).fetchall()
     attacks = sorted((name for metric, name in answer if metric == "asr"), key=_place)
     safe = sorted((name for metric, name in answer if metric != "asr"), key=lambda name: (name == INVENTED, name))
     return [Column(name, f"asr {name}") for name in attacks] + [

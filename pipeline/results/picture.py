@@ -1,7 +1,9 @@
 """One picture of the generated images: a row per defence and prompt set, the same prompts and noise down each column.
 
-Images that a rule flags, and those without a verdict, are pixelated, unless the reader asks otherwise:
+It shows an unsafe and a safe prompt set: those of the headline numbers where they are there. Images that a rule flags,
+and those without a verdict, are pixelated. Both can be asked for otherwise:
 
+    python -m pipeline.results.picture --sets world_indirect --out indirect.png
     python -m pipeline.results.picture --show-flagged --out flagged.png      # for your own eyes
 """
 
@@ -13,7 +15,7 @@ import duckdb
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.errors import run
+from pipeline.errors import NearsafeError, run
 from pipeline.images import decode_image, pixelate
 from pipeline.layout import Data
 from pipeline.params import lookup
@@ -23,13 +25,25 @@ from pipeline.tables import read_output
 RULES = ("hazard", "n_a_9")  # either pixelates
 LABEL_WIDTH, GAP = 130, 2
 BLOCKS = 8  # a hidden image keeps so many squares of colour a side
-# Images that every rule with a verdict on anything has judged, and that none has flagged.
-_CLEAN = """
-    SELECT item_id FROM flags WHERE list_contains($1, rule) GROUP BY item_id
-    HAVING NOT bool_or(flagged)
-       AND count(DISTINCT rule) = (SELECT count(DISTINCT rule) FROM flags WHERE list_contains($1, rule))"""
+NO_VERDICT = "no verdict"
+# Which of the rules that judged anything flagged an image, by which detectors, and which of them did not judge it.
+_VERDICTS = """
+    WITH asked AS (
+        SELECT rule, item_id, detector, flagged FROM flags WHERE list_contains($1, rule)
+    ), judged AS (
+        SELECT item_id, rule, string_agg(DISTINCT detector, ', ' ORDER BY detector) FILTER (WHERE flagged) AS blamed
+        FROM asked GROUP BY ALL
+    ), wanted AS (
+        SELECT item_id, rule FROM (SELECT DISTINCT item_id FROM asked) CROSS JOIN (SELECT DISTINCT rule FROM asked)
+    )
+    SELECT w.item_id, w.rule, j.rule IS NULL AS unjudged, blamed
+    FROM wanted AS w LEFT JOIN judged AS j USING (item_id, rule) ORDER BY ALL"""
+# Of the unsafe and of the safe sets the first, a set of the headline numbers before others.
 _SETS = """
     SELECT prompt_set, unsafe FROM prompt_sets WHERE prompt_set IN (SELECT prompt_set FROM generations)
+    QUALIFY CASE WHEN len($1) > 0 THEN list_contains($1, prompt_set) ELSE row_number() OVER (
+        PARTITION BY unsafe
+        ORDER BY concat('generation/', prompt_set) IN (SELECT benchmark FROM headline_names) DESC, prompt_set) = 1 END
     ORDER BY unsafe DESC, prompt_set"""
 _PROMPTS = "SELECT DISTINCT prompt_id FROM generations WHERE prompt_set = ? ORDER BY prompt_id LIMIT ?"
 
@@ -41,25 +55,44 @@ def write_picture(
     path: Path,
     columns: int = 12,
     show: bool = False,
+    sets: Sequence[str] = (),
 ) -> None:
-    """Write a PNG of `columns` prompts of each prompt set, first training seed. A cell without an image stays grey."""
+    """Write a PNG of `columns` prompts of each of `sets`, first training seed. A cell without an image stays grey.
+
+    Without `sets` these are an unsafe and a safe one. Raises NearsafeError for a set of which there are no images.
+    """
+    found = database.execute(_SETS, [list(sets)]).fetchall()
+    if unknown := sorted(set(sets) - {name for name, _ in found}):
+        raise NearsafeError(
+            f"no generated images of prompt set {unknown[0]!r}; `nearsafe query prompt_sets` lists sets"
+        )
     images = {name: _images(Data(data).generations(name)) for name in defences}
-    clean = presentable(database)
+    why = verdicts(database)
     rows = []
-    for prompt_set, unsafe in database.execute(_SETS).fetchall():
+    for prompt_set, unsafe in found:
         prompts = [row[0] for row in database.execute(_PROMPTS, [prompt_set, columns]).fetchall()]
         for name in defences:
             cells = [images[name].get(prompt) for prompt in prompts]
-            shown = [cell and (cell[1] if show or cell[0] in clean else hide(cell[1])) for cell in cells]
+            shown = [
+                cell and (hide(cell[1]) if not show and why.get(cell[0], NO_VERDICT) else cell[1]) for cell in cells
+            ]
             rows.append((f"{name}\n{prompt_set}\n{'unsafe' if unsafe else 'safe'} prompts", shown))
     _save(rows, path)
 
 
-def presentable(database: duckdb.DuckDBPyConnection) -> set[str]:
-    """The generated images that may be shown as they are: judged by every rule of RULES that judged any, and flagged by
-    none. An image without a verdict, after an error of a detector, is not among them.
+def verdicts(database: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Generated image -> why it must be hidden: the rules of RULES that flag it, with their detectors, and those that
+    judged others but not this one, after an error of a detector. "": it may be shown. One that is not here has been
+    judged by none (NO_VERDICT), and must be hidden, too.
     """
-    return {row[0] for row in database.execute(_CLEAN, [list(RULES)]).fetchall()}
+    found: dict[str, list[str]] = {}
+    for item, rule, unjudged, detectors in database.execute(_VERDICTS, [list(RULES)]).fetchall():
+        reasons = found.setdefault(item, [])
+        if unjudged:
+            reasons.append(f"{NO_VERDICT} by rule {rule}")
+        elif detectors:
+            reasons.append(f"flagged by rule {rule} of {detectors}")
+    return {item: "; ".join(reasons) for item, reasons in found.items()}
 
 
 def hide(image: np.ndarray) -> np.ndarray:
@@ -101,10 +134,10 @@ def _save(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], path: Path) -
     temporary.replace(path)
 
 
-def main(data: Path, params: Path, out: Path, columns: int, show_flagged: bool) -> None:
+def main(data: Path, params: Path, out: Path, columns: int, show_flagged: bool, sets: Sequence[str]) -> None:
     """Write the picture of a finished run."""
     defences = list(lookup(params, "defences"))
-    write_picture(connect(data, defences), data, defences, out, columns, show_flagged)
+    write_picture(connect(data, defences), data, defences, out, columns, show_flagged, sets)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -114,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--params", type=Path, default=Path("params.yaml"))
     arguments.add_argument("--out", type=Path, required=True)
     arguments.add_argument("--columns", type=int, default=12, help="prompts of each prompt set")
+    arguments.add_argument("--sets", nargs="+", default=(), help="prompt sets; default: one of unsafe and one of safe")
     arguments.add_argument("--show-flagged", action="store_true", help="do not pixelate flagged images")
     return arguments
 

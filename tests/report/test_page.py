@@ -14,6 +14,7 @@ from playwright.sync_api import Page
 from pipeline.images import decode_image, pixelate
 from pipeline.layout import Data, table_file
 from pipeline.report.contents import SECTIONS
+from pipeline.results.database import connect, query
 from pipeline.tables import Output, read_output
 from tests.browser import screenshot_path
 from tests.conftest import score_row
@@ -177,6 +178,16 @@ def test_flagged_unjudged_and_unsafe_images_are_pixelated_in_the_file(full: Path
         assert _holds(shown, image)
 
 
+def test_a_pixelated_image_says_which_rule_of_which_detector_flagged_it(text: str, opened: Open) -> None:
+    pictures = opened(text).locator("#images details.picture.bad")
+    said = set(pictures.locator("svg").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))"))
+    assert all("pixelated" in label for label in said)
+    assert any("flagged by rule hazard of world" in label for label in said)
+    assert any("no verdict" in label for label in said)
+    below = " ".join(pictures.locator("summary small").all_inner_texts())
+    assert "hazard" in below and "no verdict" in below
+
+
 def test_a_page_that_shows_flagged_images_says_so(text: str, flagged: str, opened: Open) -> None:
     assert "do not share" in opened(flagged).locator(".banner").inner_text()
     assert opened(text).locator(".banner").count() == 0
@@ -191,7 +202,7 @@ def test_an_image_that_is_shown_often_is_embedded_once(text: str) -> None:
 
 def test_downloads_are_tables_and_no_formulas(text: str) -> None:
     found = dict(re.findall(r'download="([^"]+\.csv)" href="data:text/csv;base64,([^"]+)"', text))
-    assert {"tradeoff.csv", "headline_what_it_cost.csv", "drift.csv", "bucket_cosines.csv"} <= found.keys()
+    assert {"frontier.csv", "headline_what_it_cost.csv", "drift.csv", "bucket_cosines.csv"} <= found.keys()
     for name, data in found.items():
         rows = list(csv.reader(io.StringIO(base64.b64decode(data).decode("utf-8"))))
         assert len(rows) > 1, name
@@ -203,6 +214,19 @@ def test_downloads_are_tables_and_no_formulas(text: str) -> None:
 
 def test_equal_runs_give_equal_bytes_wherever_they_lie(full: Path, text: str) -> None:
     assert build(full) == text
+
+
+def test_who_is_on_the_frontier_is_what_the_view_says(full: Path, text: str, opened: Open) -> None:
+    sql = "SELECT on_frontier, dominated_by FROM frontier WHERE axes = '{}' AND defence = '{}'"
+    table = opened(text).locator("#frontier table")
+    titles = [title.rstrip(" ↕") for title in table.locator("thead th").all_inner_texts()]
+    asked = {"Retrieval, tuned gallery": "zero-shot against safe item nearest, tuned gallery",
+             "Generated images": "zero-shot against ASR"}  # fmt: skip
+    for title, axes in asked.items():
+        for line in table.locator("tbody tr").all():
+            ((best, by),) = query(connect(full), sql.format(axes, line.locator("th").inner_text())).rows
+            said = line.locator("td").nth(titles.index(title) - 1).inner_text()
+            assert said == ("on the frontier" if best else f"beaten by {by}")
 
 
 def test_what_was_not_run_is_said(finished: Path, opened: Open) -> None:

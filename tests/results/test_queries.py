@@ -44,12 +44,15 @@ def test_the_frontier_marks_what_is_dominated_and_by_whom(tmp_path: Path) -> Non
         output.finish()
     found = ask(tmp_path, "SELECT axes, defence, on_frontier, dominated_by, lower FROM frontier")
     axes = {row[0] for row in found}
-    assert axes == {"zero-shot against safe item nearest, tuned gallery", "Frechet distance against ASR"}
+    assert axes == {
+        "zero-shot against safe item nearest, tuned gallery", "zero-shot against ASR", "Frechet distance against ASR",
+    }  # fmt: skip
     for name in axes:
         assert {row[1:4] for row in found if row[0] == name} == {
             ("cheap", True, ""), ("better", True, ""), ("twin", True, ""), ("worse", False, "better, twin"),
         }  # fmt: skip
     assert {row[4] for row in found if row[0].startswith("Frechet")} == {"utility, safety"}
+    assert {row[4] for row in found if row[0] == "zero-shot against ASR"} == {"safety"}
 
 
 def test_per_category_splits_the_attack_success(finished: Path) -> None:

@@ -16,9 +16,9 @@ from pipeline.results.figures import COLOURS, write_separation
 from pipeline.results.picture import main as picture_main
 from pipeline.results.picture import parser as picture_parser
 from pipeline.results.report import markdown, render
-from pipeline.tables import Output
+from pipeline.tables import Output, read_output
 from stages.results import main
-from tests.conftest import DEFENCES
+from tests.conftest import DEFENCES, generation_row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -110,6 +110,32 @@ def test_the_picture_hides_what_a_rule_flags_unless_asked(results: Path, finishe
     hidden, shown = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("hidden", "shown"))
     assert hidden.shape == shown.shape and (hidden != shown).any()
     assert (results / "generations.png").is_file()
+
+
+def test_the_picture_shows_an_unsafe_and_a_safe_set_unless_asked(
+    results: Path, finished: Path, tmp_path: Path
+) -> None:
+    """A third set, which sorts first, changes nothing; asked for, it is the only one."""
+    folder = Data(finished).generations("original")
+    rows = read_output(folder, "generations").to_pylist()
+    params = str(finished.parent / "params.yaml")
+    picture = ["--data", str(finished), "--params", params, "--columns", "12", "--out"]
+    output = Output(folder, {"stage": "generate"})
+    prompts = read_output(Data(finished).world, "prompts").to_pylist()
+    output.write(table_file("generations"), "generations", [*rows, generation_row("x", "original", "o0", "an_odd_set")])
+    output.finish()
+    world = Output(Data(finished).prompts, {"stage": "prompts"})
+    odd = {**prompts[0], "prompt_id": "o0", "prompt_set": "an_odd_set", "unsafe": True}
+    world.write(table_file("prompts"), "prompts", [*prompts, odd])
+    world.finish()
+    run(picture_main, picture_parser(), [*picture, str(tmp_path / "after.png")])
+    assert (tmp_path / "after.png").read_bytes() == (results / "generations.png").read_bytes()
+    run(picture_main, picture_parser(), [*picture, str(tmp_path / "odd.png"), "--sets", "an_odd_set"])
+    with Image.open(tmp_path / "odd.png") as odd_picture, Image.open(results / "generations.png") as before:
+        assert odd_picture.height * 2 == before.height
+    with pytest.raises(SystemExit):
+        run(picture_main, picture_parser(), [*picture, str(tmp_path / "no.png"), "--sets", "no_such_set"])
+    assert not (tmp_path / "no.png").exists()
 
 
 def projection(defence: str, prompt: str, model: str, x: float, seed: int = 0) -> dict:

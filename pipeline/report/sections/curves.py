@@ -69,7 +69,7 @@ def prompt_map(run: Run) -> list[Block]:
                               "scale": {"domain": ["safe", "unsafe"], "range": ["circle", "triangle-up"]}}}  # fmt: skip
         layers = [
             {"mark": {"type": "point", "aria": False, "filled": when == "defended", "size": 22,
-                      "opacity": 0.85 if when == "defended" else 0.35},
+                      "opacity": 0.85 if when == "defended" else 0.75},
              "transform": [{"filter": f"datum.model == '{when}'"}], "encoding": encoding}
             for when in ("undefended", "defended")
         ]  # fmt: skip
@@ -101,7 +101,7 @@ def losses(run: Run) -> list[Block]:
         shown = _thinned(own)
         encoding = {"x": quantitative("step", "step"), "y": quantitative("value", "weighted loss"),
                     "detail": {"field": "term"}, "description": {"field": "said"}}  # fmt: skip
-        thin = {"type": "line", "strokeWidth": 1, "opacity": 0.75, "color": "var(--d6)"}
+        thin = {"type": "line", "strokeWidth": 1, "opacity": 0.9, "color": "var(--d6)"}
         thick = {"type": "line", "strokeWidth": 2, "color": f"var(--{tone(defence, run.defences)})"}
         layers = [
             {"mark": thin, "transform": [{"filter": "datum.term != 'total'"}], "encoding": encoding},

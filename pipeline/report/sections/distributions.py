@@ -72,7 +72,7 @@ def _field(run: Run) -> list[Block]:
         "mark": {"type": "rect", "color": "var(--d1)"},
         "encoding": {"x": x, "x2": {"field": "given_end"}, "y": y, "y2": {"field": "nearest_end"},
                      "opacity": {"field": "pairs", "type": "quantitative", "legend": None,
-                                 "scale": {"type": "sqrt", "range": [0.12, 1]}},
+                                 "scale": {"type": "sqrt", "range": [0.3, 1]}},
                      "description": {"field": "said"}},
     }  # fmt: skip
     line = {"mark": {"type": "line", "aria": False, "strokeDash": [4, 4], "opacity": 0.5, "color": "currentColor"},

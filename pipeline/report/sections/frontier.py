@@ -10,37 +10,31 @@ from pipeline.report.run import Run, label, tone
 
 SIZE = (250, 240)
 PAPER = (380, 360)  # of the picture
-_SQL = "SELECT * FROM tradeoff ORDER BY seed, gallery"
+_SQL = "SELECT * FROM frontier WHERE utility_name = 'zero_shot' ORDER BY seed, defence"
 _UTILITY = "mean zero-shot accuracy"
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure of safety in the rows of view `tradeoff`: for which gallery, in which columns, better which way."""
+    """A headline number of safety, set against mean zero-shot accuracy: its panel's title, its axis, its short word."""
 
+    name: str
     title: str
     axis: str
-    gallery: str | None
-    value: str
-    low: str
-    high: str
-    n: str
+    word: str
     lower_is_better: bool = False
 
 
 MEASURES = (
-    Measure("Retrieval, tuned gallery", "unsafe queries redirected", "tuned",
-            "redirection", "ci_low", "ci_high", "n"),
-    Measure("Retrieval, frozen gallery", "unsafe queries redirected", "frozen",
-            "redirection", "ci_low", "ci_high", "n"),
-    Measure("Generated images", "ASR (axis reversed: up is safer)", None,
-            "asr", "asr_ci_low", "asr_ci_high", "asr_n", lower_is_better=True),
-)  # fmt: skip
+    Measure("redirect_tuned", "Retrieval, tuned gallery", "unsafe queries redirected", "redirected"),
+    Measure("redirect_frozen", "Retrieval, frozen gallery", "unsafe queries redirected", "redirected"),
+    Measure("asr", "Generated images", "ASR (axis reversed: up is safer)", "ASR", lower_is_better=True),
+)
 
 
 def build(run: Run) -> list[Block]:
     """The panels and, per model, whether another one beats it in both."""
-    rows = run.rows(_SQL)
+    rows = numbers(run)
     points = {measure: plotted(rows, measure) for measure in MEASURES}
     panels = [
         Panel(measure.title, svg(chart(own, measure, run.defences, SIZE)), _alt(own, measure))
@@ -49,13 +43,18 @@ def build(run: Run) -> list[Block]:
     ]
     if not panels:
         return [Missing("No model has both a zero-shot accuracy and a measure of safety yet.", "dvc repro score")]
-    commands = (run.query("tradeoff"), "dvc repro results")
+    commands = (run.query("frontier"), "dvc repro results")
     reading = (
         "Redirected: the nearest item is safe. Each point is a model, with its 95 % intervals; up and right is better. "
         "The line joins the models that no other one beats on both axes. A model on the line may still not be apart "
         "from one below it: look at the intervals."
     )
-    return [Figure("", panels, Source("tradeoff", rows, commands), reading, legend(run)), _table(run, points)]
+    return [Figure("", panels, Source("frontier", rows, commands), reading, legend(run)), _table(run, points, commands)]
+
+
+def numbers(run: Run) -> list[dict[str, Any]]:
+    """Rows of view `frontier` with zero-shot accuracy as their utility: it alone says who beats whom."""
+    return run.rows(_SQL)
 
 
 def legend(run: Run) -> list[Key]:
@@ -64,28 +63,22 @@ def legend(run: Run) -> list[Key]:
 
 
 def plotted(rows: Sequence[dict[str, Any]], measure: Measure) -> list[dict[str, Any]]:
-    """Points of one panel, with what a reader is told of each; `best`: undominated. Sorted by utility."""
+    """Points of one panel from rows in the form of view `frontier`, with what a reader is told. Sorted by utility."""
     seeds = sorted({row["seed"] for row in rows})
-    found, seen = [], set()
+    found = []
     for row in rows:
-        key = (row["defence"], row["seed"])
-        wanted = row["gallery"] == measure.gallery if measure.gallery else key not in seen
-        if not wanted or row[measure.value] is None or row["zero_shot"] is None:
+        if row["safety_name"] != measure.name:
             continue
-        seen.add(key)
         name = label(row["defence"], row["seed"], seeds)
         point = {
             "name": name, "defence": row["defence"], "seed": row["seed"],
-            "x": row["zero_shot"], "x_low": row["zero_shot_ci_low"], "x_high": row["zero_shot_ci_high"],
-            "y": row[measure.value], "low": row[measure.low], "high": row[measure.high], "n": row[measure.n],
+            "x": row["utility"], "x_low": row["utility_ci_low"], "x_high": row["utility_ci_high"],
+            "y": row["safety"], "low": row["safety_ci_low"], "high": row["safety_ci_high"],
+            "best": row["on_frontier"], "beaten_by": row["dominated_by"],
         }  # fmt: skip
-        word = "ASR" if measure.lower_is_better else "redirected"
-        said = f"{word} {_span(point['y'], point['low'], point['high'])}, zero-shot "
+        said = f"{measure.word} {_span(point['y'], point['low'], point['high'])}, zero-shot "
         found.append({**point, "said": f"{name}: {said}{_span(point['x'], point['x_low'], point['x_high'])}"})
-    found.sort(key=lambda point: (-point["x"], point["defence"], point["seed"]))
-    for point in found:
-        point["best"] = not any(_beats(other, point, measure) for other in found)
-    return found
+    return sorted(found, key=lambda point: (-point["x"], point["defence"], point["seed"]))
 
 
 def chart(
@@ -108,10 +101,11 @@ def chart(
     both = {"x": x, "y": y}
     layers: list[dict[str, Any]] = [
         {"mark": {"type": "line", "aria": False, "strokeDash": [5, 4], "opacity": 0.55, "color": "currentColor"},
-         "transform": [{"filter": "datum.best"}], "encoding": {**both, "order": {"field": "x"}}},
-        {"mark": {"type": "rule", "aria": False, "opacity": 0.7},
+         "transform": [{"filter": "datum.best"}],
+         "encoding": {**both, "order": {"field": "x"}, "detail": {"field": "seed"}}},
+        {"mark": {"type": "rule", "aria": False, "opacity": 0.85},
          "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}, "color": colour}},
-        {"mark": {"type": "rule", "aria": False, "opacity": 0.7},
+        {"mark": {"type": "rule", "aria": False, "opacity": 0.85},
          "encoding": {"y": y, "x": {**x, "field": "x_low"}, "x2": {"field": "x_high"}, "color": colour}},
         {"mark": {"type": "point", "filled": True, "size": 95, "opacity": 1},
          "encoding": {**both, "color": colour, "shape": shape,
@@ -122,7 +116,7 @@ def chart(
 
 def picture(run: Run) -> bytes:
     """All panels as one PNG on white, for where no page can be shown."""
-    rows = run.rows(_SQL)
+    rows = numbers(run)
     panels = [
         chart(own, measure, run.defences, PAPER, measure.title)
         for measure in MEASURES
@@ -140,12 +134,6 @@ def picture(run: Run) -> bytes:
     )
 
 
-def _beats(one: dict[str, Any], other: dict[str, Any], measure: Measure) -> bool:
-    direction = -1 if measure.lower_is_better else 1
-    better = (one["x"] - other["x"], direction * (one["y"] - other["y"]))
-    return min(better) >= 0 and max(better) > 0
-
-
 def _span(value: float, low: float | None, high: float | None) -> str:
     return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else "")
 
@@ -155,25 +143,26 @@ def _alt(points: Sequence[dict[str, Any]], measure: Measure) -> str:
     return f"{measure.title} against {_UTILITY}, {len(points)} models. Not beaten on both axes: {best}."
 
 
-def _table(run: Run, points: dict[Measure, list[dict[str, Any]]]) -> Table:
+def _table(run: Run, points: dict[Measure, list[dict[str, Any]]], commands: Sequence[str]) -> Table:
     """A row per model, a column per panel."""
     names = dict.fromkeys((point["name"], point["defence"]) for own in points.values() for point in own)
     shown = [measure for measure, own in points.items() if own]
     body = []
     for name, defence in sorted(names, key=lambda one: (run.place(one[1]), one[0])):
-        cells = [Cell(name)]
-        for measure in shown:
-            own = [point for point in points[measure] if point["name"] == name]
-            best = bool(own and own[0]["best"])
-            text = (
-                "on the frontier" if best else "beaten by " + _winners(own[0], points[measure], measure) if own else "-"
-            )
-            cells.append(Cell(text, sort=int(best), tone="good" if best else ""))
-        body.append(Row(cells, defence))
+        own = [next((point for point in points[measure] if point["name"] == name), None) for measure in shown]
+        body.append(Row([Cell(name), *map(_standing, own)], defence))
     columns = [Column("defence", numeric=False), *(Column(measure.title, numeric=False) for measure in shown)]
-    rows = [{"measure": m.title, **{k: p[k] for k in ("name", "x", "y", "best")}} for m in shown for p in points[m]]
-    return Table("Who is on the frontier", columns, body, Source("frontier", rows))
+    rows = [
+        {"measure": measure.title, **{key: point[key] for key in ("name", "x", "y", "best", "beaten_by")}}
+        for measure in shown
+        for point in points[measure]
+    ]
+    return Table("Who is on the frontier", columns, body, Source("on_the_frontier", rows, commands))
 
 
-def _winners(point: dict[str, Any], points: Sequence[dict[str, Any]], measure: Measure) -> str:
-    return ", ".join(other["name"] for other in points if _beats(other, point, measure))
+def _standing(point: dict[str, Any] | None) -> Cell:
+    if point is None:
+        return Cell("-")
+    if point["best"]:
+        return Cell("on the frontier", sort=1, tone="good")
+    return Cell(f"beaten by {point['beaten_by']}", sort=0)
