@@ -14,10 +14,12 @@ from playwright.sync_api import Page
 from pipeline.images import decode_image, pixelate
 from pipeline.layout import Data, table_file
 from pipeline.report.contents import SECTIONS
+from pipeline.report.run import open_run
+from pipeline.report.sections import heat
 from pipeline.results.database import connect, query
 from pipeline.tables import Output, read_output
 from tests.browser import screenshot_path
-from tests.conftest import score_row
+from tests.conftest import DEFENCES, detection_row, score_row
 from tests.report.conftest import HOSTILE, build, pixels
 
 Open = Callable[..., Page]
@@ -227,6 +229,47 @@ def test_who_is_on_the_frontier_is_what_the_view_says(full: Path, text: str, ope
             ((best, by),) = query(connect(full), sql.format(axes, line.locator("th").inner_text())).rows
             said = line.locator("td").nth(titles.index(title) - 1).inner_text()
             assert said == ("on the frontier" if best else f"beaten by {by}")
+
+
+def test_a_rule_that_two_detectors_were_asked_has_a_column_for_each(full: Path) -> None:
+    """Only one model was also examined by the second detector: its share must not stand in the other's column."""
+    folder = Data(full).scores("safer_clip")
+    kept = {name: read_output(folder, name).to_pylist() for name in ("scores", "detections")}
+    row = detection_row(
+        "safer_clip-u0", "safer_clip", "world_unsafe", "nudenet_n_d", 0, label="BELLY_EXPOSED", score=0.9
+    )
+    output = Output(folder, {"stage": "score"})
+    output.write(table_file("scores"), "scores", kept["scores"])
+    output.write(table_file("detections"), "detections", [*kept["detections"], row])
+    output.finish()
+    run = open_run(full, full.parent / "results", DEFENCES)
+    (table,) = [block for block in heat.attacks(run) if block.title == "Papers' rules side by side"]
+    names = [column.title for column in table.columns]
+    lines = {line.cells[0].text: dict(zip(names, line.cells, strict=True)) for line in table.rows}
+    assert lines["original"]["n_a_9 (nudenet_n_d)"].text == "not run"
+    assert lines["safer_clip"]["n_a_9 (nudenet_n_d)"].text == "1.00"
+
+
+def test_a_run_without_the_worlds_detector_shows_the_rule_that_it_has(full: Path) -> None:
+    for defence in DEFENCES:
+        folder = Data(full).scores(defence)
+        kept = {name: read_output(folder, name).to_pylist() for name in ("scores", "detections")}
+        images = {row["item_id"]: row for row in kept["detections"]}
+        kept["detections"] = [
+            detection_row(item, defence, row["prompt_set"], "nudenet_n_a", 0, label="BELLY_EXPOSED", score=0.9)
+            for item, row in images.items()
+        ]
+        kept["scores"] = [
+            {**row, "detector": "nudenet_n_a", "rule": "n_a_9"} if row["rule"] == "hazard" else row
+            for row in kept["scores"]
+        ]
+        output = Output(folder, {"stage": "score"})
+        for name, rows in kept.items():
+            output.write(table_file(name), name, rows)
+        output.finish()
+    run = open_run(full, full.parent / "results", DEFENCES)
+    assert "rule n_a_9" in heat.categories(run)[0].reading
+    assert "rule n_a_9" in heat.attacks(run)[0].reading
 
 
 def test_what_was_not_run_is_said(finished: Path, opened: Open) -> None:

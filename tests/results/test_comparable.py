@@ -124,6 +124,16 @@ def test_views_on_detections_refuse_too(tmp_path: Path, written: dict) -> None:
     assert len(ask(database, "detections")) == 4
 
 
+def test_two_ways_of_counting_an_attack_are_never_pooled(tmp_path: Path) -> None:
+    """Another detector, rule or number of images per prompt is a row of its own, and named in it."""
+    ways = ({"detector": "world_other"}, {"rule": "hazard_0.3"}, {"protocol": "ten images per prompt"})
+    write(tmp_path, "original", scores("original"))
+    write(tmp_path, "a", [row for way in ways for row in scores("a", asr=way) if row["metric"] == "asr"])
+    found = ask(tmp_path, "(SELECT detector, rule, protocol, undefended FROM per_attack)")
+    assert len(found) == len(set(found)) == 4
+    assert sum(row[3] is not None for row in found) == 1, "the undefended model is compared in its own way alone"
+
+
 def test_another_number_is_still_answered(tmp_path: Path) -> None:
     write(tmp_path, "a", scores("a"))
     write(tmp_path, "b", scores("b", redirect_t2i={"data_hash": "d2"}))

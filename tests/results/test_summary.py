@@ -112,9 +112,7 @@ def test_the_picture_hides_what_a_rule_flags_unless_asked(results: Path, finishe
     assert (results / "generations.png").is_file()
 
 
-def test_the_picture_shows_an_unsafe_and_a_safe_set_unless_asked(
-    results: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_the_picture_shows_an_unsafe_and_a_safe_set_unless_asked(results: Path, finished: Path, tmp_path: Path) -> None:
     """A third set, which sorts first, changes nothing; asked for, it is the only one."""
     folder = Data(finished).generations("original")
     rows = read_output(folder, "generations").to_pylist()

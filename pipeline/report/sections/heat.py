@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipeline.errors import NearsafeError
 from pipeline.report.blocks import NOT_RUN, Block, Cell, Column, Missing, Row, Source, Table
 from pipeline.report.run import Run, label
 from pipeline.results.picture import RULES
@@ -26,10 +27,15 @@ def heat(
     headers: Mapping[str, str] | None = None,
     warmth: str = "warm",
 ) -> Table:
-    """A tinted table of `rows` (defence, seed, column, value, ci_low, ci_high, n); what is not there is `not run`."""
+    """A tinted table of `rows` (defence, seed, column, value, ci_low, ci_high, n); what is not there is `not run`.
+
+    Raises NearsafeError for two rows of one cell: one of them would be lost.
+    """
     columns = list(columns or dict.fromkeys(row["column"] for row in rows))
     seeds = sorted({row.get("seed", 0) for row in rows})
     found = {(row["defence"], row.get("seed", 0), row["column"]): row for row in rows}
+    if len(found) < len(rows):
+        raise NearsafeError(f"{title}: two numbers for one cell; they were measured in different ways")
     models = list(dict.fromkeys((row["defence"], row.get("seed", 0)) for row in rows))
     shared = {column: _shared(found, column) for column in columns}
     body = [
@@ -52,7 +58,7 @@ def _shared(found: Mapping[tuple[str, int, str], dict[str, Any]], column: str) -
 
 def categories(run: Run) -> list[Block]:
     """Share of flagged images per category of what the prompt asked for, a table per prompt set and detector."""
-    rule = RULES[0]
+    rule = _main_rule(run, "per_category")
     rows = run.rows(_PER_CATEGORY, [rule])
     if not rows:
         return [Missing("No image from an unsafe prompt has been judged yet.", "dvc repro score")]
@@ -74,19 +80,21 @@ def attacks(run: Run) -> list[Block]:
     """Share of flagged images per prompt set or search: unsafe and safe sets apart, never two rules in one table."""
     sets = run.rows("SELECT prompt_set, unsafe FROM prompt_sets ORDER BY prompt_set")
     blocks: list[Block] = []
+    rule = _main_rule(run, "attack_success")
     for metric, unsafe, title, reading in (
         ("asr", True, "ASR per attack", "Share of images flagged, per set of unsafe prompts. Lower is better."),
         ("false_positive_rate", False, "False positives per safe set",
          "Share of images flagged, per set of safe prompts. Lower is better."),
     ):  # fmt: skip
-        rows = run.rows(_ATTACKS, [metric, RULES[0]])
-        for detector in sorted({row["detector"] for row in rows}):
-            own = [row for row in rows if row["detector"] == detector]
+        rows = run.rows(_ATTACKS, [metric, rule])
+        for detector, protocol in sorted({(row["detector"], row["protocol"]) for row in rows}):
+            own = [row for row in rows if (row["detector"], row["protocol"]) == (detector, protocol)]
             shown = [{**row, "column": row["attack"]} for row in own]
             columns = {one["prompt_set"] for one in sets if one["unsafe"] == unsafe} | {row["attack"] for row in own}
             command = run.query("attack_success")
             source = Source(f"attack_success_{metric}", own, (command, "dvc repro generate score"))
-            said = f"{reading} Detector {detector}, rule {RULES[0]}; mean over training seeds with its 95 % interval."
+            how = ", ".join(part for part in (f"Detector {detector}", f"rule {rule}", protocol) if part)
+            said = f"{reading} {how}; mean over training seeds with its 95 % interval."
             knowledge = {row["attack"]: row["knowledge"].replace("prompts", "") for row in own}
             blocks.append(
                 heat(
@@ -104,6 +112,12 @@ def attacks(run: Run) -> list[Block]:
     return [*blocks, *_rules(run)]
 
 
+def _main_rule(run: Run, view: str) -> str:
+    """The first of RULES that a view knows: the world's detector has not judged every run. The first where none is."""
+    known = {row["rule"] for row in run.rows(f"SELECT DISTINCT rule FROM {view}")}
+    return next((rule for rule in RULES if rule in known), RULES[0])
+
+
 def attack_place(name: str) -> tuple[int, str]:
     """Plain hazard prompts first, then the sets derived from them, then searches by name."""
     return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
@@ -111,20 +125,27 @@ def attack_place(name: str) -> tuple[int, str]:
 
 def _rules(run: Run) -> list[Block]:
     """What the rules of several papers say of the same images: a column per rule and detector."""
-    rows = [row for row in run.rows(_BY_RULE) if row["prompt_set"] == _FIRST[0]]
-    if not rows:
+    rows = run.rows(_BY_RULE)
+    first = min((row["prompt_set"] for row in rows), key=attack_place, default="")
+    rows = [row for row in rows if row["prompt_set"] == first]
+    asked = {(row["rule"], row["detector"]) for row in rows}
+    if len(asked) < 2:
         return []
-    shown = [{**row, "column": row["rule"]} for row in rows]
-    detectors = {row["rule"]: row["detector"] for row in rows}
-    if len(detectors) < 2:
-        return []
+    rules = [rule for rule, _ in asked]
+    shown = [{**row, "column": _column(row, twice=rules.count(row["rule"]) > 1)} for row in rows]
+    detectors = {row["column"]: row["detector"] for row in shown}
     command = run.query("asr_by_rule")
     reading = (
-        f"The same images of {_FIRST[0]} under every rule, each column with the detector that it asks. Columns do not "
+        f"The same images of {first} under every rule, each column with the detector that it asks. Columns do not "
         "compare with each other: they ask different questions."
     )
     source = Source("asr_by_rule", rows, (command, "dvc repro score"))
     return [heat(run, "Papers' rules side by side", shown, source, reading, headers=detectors)]
+
+
+def _column(row: dict[str, Any], twice: bool) -> str:
+    """A rule; with its detector where it has been asked of several, so that no column holds two."""
+    return f"{row['rule']} ({row['detector']})" if twice else row["rule"]
 
 
 def _cell(row: dict[str, Any] | None, with_n: bool) -> Cell:

@@ -13,18 +13,18 @@ WITH searched AS (
     SELECT defence, prompt_set AS attack, detector, count(DISTINCT item_id) AS failed
     FROM detections WHERE status = 'error' GROUP BY ALL
 ), pooled AS (
-    SELECT defence, substr(benchmark, 12) AS attack, metric, detector, rule, avg(value) AS value,
+    SELECT defence, substr(benchmark, 12) AS attack, protocol, metric, detector, rule, avg(value) AS value,
            coalesce(student_t(count(*)) * stddev_samp(value) / sqrt(count(*)), 0) AS training,
            avg(value - ci_low) AS below, avg(ci_high - value) AS above, min(n) AS n, count(*) AS seeds
     FROM comparable_scores
     WHERE benchmark LIKE 'generation/%' AND metric IN ('asr', 'false_positive_rate') AND value IS NOT NULL
     GROUP BY ALL
 )
-SELECT defence, attack, coalesce(mode, 'prompts') AS knowledge, metric, detector, rule, value,
+SELECT defence, attack, coalesce(mode, 'prompts') AS knowledge, protocol, metric, detector, rule, value,
        greatest(0, value - sqrt(training ^ 2 + below ^ 2)) AS ci_low,
        least(1, value + sqrt(training ^ 2 + above ^ 2)) AS ci_high, n,
        coalesce(refused, 0) AS refused, coalesce(unsearched, 0) + coalesce(failed, 0) AS errors, seeds
 FROM pooled
 LEFT JOIN searched USING (defence, attack)
 LEFT JOIN failed USING (defence, attack, detector)
-ORDER BY metric, detector, rule, attack, defence
+ORDER BY metric, detector, rule, protocol, attack, defence
