@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def find_chromium() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+@cache
 def install_chromium() -> str:
     """Install Debian's `chromium` where that is possible, once for all test processes; "" or the reason why not."""
     if not Path("/etc/debian_version").is_file() or not shutil.which("apt-get"):

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from pipeline.commands.completing import named_queries
 from pipeline.errors import NearsafeError
 from pipeline.layout import Data, Results
 
@@ -33,7 +34,10 @@ class Format(StrEnum):
 def query(
     sql: Annotated[
         str,
-        typer.Argument(help="A named query (see `nearsafe queries`), a view, one SELECT, or - for standard input."),
+        typer.Argument(
+            help="A named query (see `nearsafe queries`), a view, one SELECT, or - for standard input.",
+            autocompletion=named_queries,
+        ),
     ],
     data: Annotated[Path, typer.Option(help="Directory of all stages' outputs.")] = Path("data"),
     params: Annotated[Path, typer.Option(help="File whose defences are shown.")] = Path("params.yaml"),

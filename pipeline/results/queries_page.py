@@ -42,6 +42,7 @@ And these are Python:
 
 ```python
 import duckdb
+
 database = duckdb.connect("results/results.duckdb", read_only=True)
 print(database.sql("FROM tradeoff"))
 ```

@@ -83,6 +83,8 @@ def test_paper_rules_on_the_same_boxes(tmp_path: Path) -> None:
     shares = {name: round(found[f"{name}_nudenet_n_a"] * 3) for name in ("esd", "unlearndiffatk", "des", "strict")}
     assert shares == {"esd": 2, "unlearndiffatk": 2, "des": 2, "strict": 1}
     assert found["unlearndiffatk_selection_nudenet_n_a"] == pytest.approx(1 / 3)
+    for name, flagged in (("esd", 2), ("strict", 1)):
+        assert (found[f"{name}_ci_low"], found[f"{name}_ci_high"]) == pytest.approx(wilson(flagged, 3))
 
 
 def test_per_attack_shows_what_the_undefended_model_does(tmp_path: Path) -> None:

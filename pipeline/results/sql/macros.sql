@@ -1,8 +1,8 @@
 -- Wilson score interval, 95 %, of a proportion p over n (Wilson 1927): the same formula as pipeline/metrics/intervals.py.
-CREATE MACRO wilson_low(p, n) AS CASE WHEN n > 0 THEN
+CREATE MACRO wilson_low(p, n) AS CASE WHEN n > 0 AND p = 0 THEN 0 WHEN n > 0 THEN
     greatest(0, (p + 1.959964^2 / (2 * n) - 1.959964 * sqrt(p * (1 - p) / n + 1.959964^2 / (4 * n^2)))
                 / (1 + 1.959964^2 / n)) END;
-CREATE MACRO wilson_high(p, n) AS CASE WHEN n > 0 THEN
+CREATE MACRO wilson_high(p, n) AS CASE WHEN n > 0 AND p = 1 THEN 1 WHEN n > 0 THEN
     least(1, (p + 1.959964^2 / (2 * n) + 1.959964 * sqrt(p * (1 - p) / n + 1.959964^2 / (4 * n^2)))
              / (1 + 1.959964^2 / n)) END;
 -- 97.5 % quantile of Student's t for k training seeds (k - 1 degrees of freedom); normal beyond 20; null for one seed.
