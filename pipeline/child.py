@@ -44,7 +44,7 @@ class Child:
     def lines(self) -> Iterator[str]:
         """What it prints, errors too, each with the end it had: \\n, or \\r where a progress bar draws over itself."""
         assert self._process.stdout is not None
-        return _lines(self._process.stdout)
+        return lines(self._process.stdout)
 
     def wait(self) -> int:
         """Its exit status."""
@@ -101,7 +101,8 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _lines(pipe: IO[bytes]) -> Iterator[str]:
+def lines(pipe: IO[bytes]) -> Iterator[str]:
+    """Lines of a pipe as they come, each with the end it had."""
     rest = b""
     while chunk := pipe.read1(65536):  # type: ignore[attr-defined]
         *whole, rest = _LINE_END.split(rest + chunk)

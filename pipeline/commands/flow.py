@@ -1,7 +1,6 @@
 """nearsafe flow: the pipeline as a Prefect flow, for those without a browser, and the server for those with one."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -52,7 +51,6 @@ def run(
     """
     from pipeline.flows.run import run_flow
 
-    _go_offline()
     outcome = run_flow(Path(), targets or (), overrides or (), force=force, devices=devices)
     for name, state in outcome.stages.items():
         if state != "up_to_date":
@@ -109,15 +107,7 @@ def ui(
     """
     from pipeline.flows.server import serve
 
-    _go_offline()
     serve(Path(), port, report_port)
-
-
-def _go_offline() -> None:
-    """Stages inherit this process's variables: the same as `make` and `nearsafe repro` give them."""
-    from pipeline.child import OFFLINE
-
-    os.environ.update(OFFLINE)
 
 
 def _cells(run: "RunInfo") -> list[str]:

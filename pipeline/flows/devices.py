@@ -6,6 +6,9 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import takewhile
+
+_NONE = ("", "cpu", "-1", "NoDevFiles")  # in place of ids
 
 
 class Devices:
@@ -51,7 +54,8 @@ def find_gpus(given: str | None = None) -> list[str]:
     visible = given if given is not None else os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         ids = [part.strip() for part in visible.split(",")]
-        return [part for part in dict.fromkeys(ids) if part and part not in ("cpu", "-1", "NoDevFiles")]
+        seen = list(takewhile(lambda part: part not in _NONE, ids))  # CUDA itself sees no GPU behind an invalid id
+        return list(dict.fromkeys(seen))
     try:
         answer = subprocess.run(
             ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, timeout=20

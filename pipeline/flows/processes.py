@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
+
+from pipeline.child import environment, lines
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 TAIL = 4  # last lines that an error quotes; the log has all
@@ -63,14 +65,15 @@ class Processes:
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force_option, stage]
         began, said = time.monotonic(), _Said()
         process = subprocess.Popen(
-            command, cwd=root, env=_environment(device), start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            command, cwd=root, env={**environment(), "CUDA_VISIBLE_DEVICES": device}, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._live.add(process)
         try:
             if self.cancelled:  # the signal came just before the line above
                 self._signal(signal.SIGTERM)
-            for text, passing in _lines(process.stdout):
+            for whole in lines(process.stdout):
+                text, passing = whole.rstrip("\r\n"), whole.endswith("\r")
                 if not passing:
                     said.hear(text)
                 line(text, passing)
@@ -117,21 +120,3 @@ class _Said:
         """Why it failed, as far as it said."""
         ended = f"ended by {signal.Signals(-code).name}" if code < 0 else "failed"
         return "\n".join([f"{ended}; its last lines:", *self._tail]) if self._tail else ended
-
-
-def _environment(device: str) -> dict[str, str]:
-    """The stage's: its device, unbuffered output, and the `python` and `dvc` of this environment first."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    own = {"PATH": path, "CUDA_VISIBLE_DEVICES": device, "PYTHONUNBUFFERED": "1", "DVC_NO_ANALYTICS": "1"}
-    return {**os.environ, **own}
-
-
-def _lines(pipe: IO[bytes]) -> Iterator[tuple[str, bool]]:
-    """Lines as they come; those that end in a bare \\r (a progress bar draws over itself) are marked as passing."""
-    rest = b""
-    while chunk := pipe.read1(65536):
-        *parts, rest = re.split(rb"(\r\n|\n|\r(?!\n|\Z))", rest + chunk)
-        for text, end in zip(parts[::2], parts[1::2], strict=True):
-            yield text.decode(errors="replace").rstrip("\r"), end == b"\r"
-    if rest.strip():
-        yield rest.decode(errors="replace").rstrip("\r"), False

@@ -10,6 +10,7 @@ from pipeline.flows.devices import Devices, find_gpus
 def test_ids_given_and_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_gpus("GPU-8a, 1,1") == ["GPU-8a", "1"]
     assert find_gpus("cpu") == find_gpus("") == []
+    assert find_gpus("0,-1,1") == ["0"], "CUDA sees none behind an invalid id"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,MIG-1")
     assert find_gpus() == ["3", "MIG-1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -1,5 +1,6 @@
 """What was left out and what failed: filters by stage, images and replies without a verdict."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.report.blocks import Block, Cell, Column, Missing, Row, Source, Table, Text
@@ -24,7 +25,7 @@ def build(run: Run) -> list[Block]:
 
 
 def _filters(run: Run) -> list[Block]:
-    rows = run.rows(_FILTERS)
+    rows = [row | {"outputs": _outputs(row["outputs"], run.defences)} for row in run.rows(_FILTERS)]
     if not rows:
         return [Missing("No stage has counted what its filters drop yet.", "dvc repro prompts")]
     reading = "Rows that a filter dropped, by stage and set. Outputs that count the same share a line."
@@ -49,6 +50,14 @@ def _table(run: Run, title: str, rows: list[dict[str, Any]], reading: str, folde
     ]
     source = Source("filters" if folded else "drops", rows, (run.query("filters_and_drops"), "dvc repro prompts"))
     return Table(title, columns, body, source, reading, folded=folded)
+
+
+def _outputs(listed: str, defences: Sequence[str]) -> str:
+    """A line for all defences says so instead of naming each."""
+    names = listed.split(", ")
+    folder = names[0].partition("/")[0]
+    everyone = len(defences) > 1 and set(names) == {f"{folder}/{defence}" for defence in defences}
+    return f"{folder}: all {len(defences)} defences" if everyone else listed
 
 
 def _tone(column: str) -> str:

@@ -13,13 +13,20 @@ from pipeline.tables import read_manifest
 
 _BUILDERS = ("duckdb", "jinja2", "pillow", "pyarrow", "vl-convert-python")
 _OWN_COLUMN = ("stage", "inputs", "versions", "schema_version")
+# One row per hash. What is one checkpoint's own (its images, its replies) names it; what all were measured on does not.
 _HASHES = """
-    SELECT DISTINCT 'model ' || defence || ', training seed ' || seed AS what, model_hash AS hash FROM scores
-    UNION
-    SELECT DISTINCT 'data of ' || benchmark, data_hash FROM scores WHERE data_hash <> ''
-    UNION
-    SELECT DISTINCT 'detector ' || detector, detector_hash FROM detections
-    ORDER BY what, hash"""
+    SELECT 'model' AS kind, defence || ', training seed ' || seed AS what, model_hash AS hash
+    FROM (SELECT DISTINCT defence, seed, model_hash FROM scores)
+    UNION ALL
+    SELECT 'data', string_agg(DISTINCT benchmark, ', ' ORDER BY benchmark)
+           || CASE WHEN bool_or(own) THEN ': ' || string_agg(DISTINCT defence, ', ' ORDER BY defence) ELSE '' END,
+           data_hash
+    FROM (SELECT benchmark, defence, data_hash,
+                 benchmark LIKE 'generation/%' OR benchmark LIKE 'reply/%' AS own FROM scores WHERE data_hash <> '')
+    GROUP BY data_hash
+    UNION ALL
+    SELECT 'detector', detector, detector_hash FROM (SELECT DISTINCT detector, detector_hash FROM detections)
+    ORDER BY kind, what, hash"""
 
 
 def build(run: Run) -> list[Block]:
@@ -31,7 +38,7 @@ def build(run: Run) -> list[Block]:
 def _specs(run: Run) -> Iterable[tuple[str, dict[str, Any]]]:
     """(name below data, spec) of every finished output that the page reads."""
     for directory in directories(run.data, run.defences):
-        if (directory / MANIFEST).is_file():
+        if directory.parent != run.data.runs and (directory / MANIFEST).is_file():  # the log of runs is no output
             spec = read_manifest(directory).get("spec")
             yield directory.relative_to(run.data.root).as_posix(), spec if isinstance(spec, dict) else {}
 
@@ -74,8 +81,8 @@ def _hashes(run: Run) -> list[Block]:
     rows = run.rows(_HASHES)
     if not rows:
         return []
-    columns = [Column("what", numeric=False), Column("hash", numeric=False)]
-    body = [Row([Cell(row["what"]), Cell(row["hash"], tone="code")]) for row in rows]
+    columns = [Column(head, numeric=False) for head in ("kind", "what", "hash")]
+    body = [Row([Cell(row["kind"]), Cell(row["what"]), Cell(row["hash"], tone="code")]) for row in rows]
     source = Source("hashes", rows, ('nearsafe query "SELECT DISTINCT defence, seed, model_hash FROM scores"',))
     return [Table("Models, data, detectors", columns, body, source)]
 
