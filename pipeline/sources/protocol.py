@@ -1,6 +1,6 @@
 """What a source is: a frozen dataclass of its options that streams records. One file of this folder per kind.
 
-A module of this folder is a kind of source; `registry.py` finds it by its name, so `kind: visu` is `visu.py`. It defines
+A module of this folder is a kind of source, found by its name: `kind: visu` is `visu.py`. It defines
 
     @dataclass(frozen=True)
     class Source:
@@ -55,7 +55,7 @@ class CaptionRow:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """An image: a file of the user's, or encoded bytes (of a Parquet file or an archive), or an address that stays one.
+    """An image: a file of the user's, or encoded bytes (of a Parquet file or an archive). One of the two is given.
 
     `caption`: the key of the caption that describes it, which is a row of the same record or of an earlier one.
     """
@@ -65,7 +65,6 @@ class ImageRow:
     split: str
     path: Path | None = None
     data: bytes | None = field(default=None, repr=False)
-    url: str | None = None
     caption: str | None = None
     origin: str | None = None
 

@@ -65,7 +65,7 @@ def read_sources(params: Path) -> tuple[SourcesParams, list[Entry]]:
 
 
 def make_entry(name: str, values: Any, where: str = "sources.entries") -> Entry:
-    """The source of one entry: a mapping with `kind`, perhaps `copy`, and the options of the kind. `where` opens errors.
+    """The source of one entry: a mapping with `kind`, perhaps `copy`, and the kind's options. `where` opens errors.
 
     Raises NearsafeError for an unknown kind, listing the known ones, and for what `pipeline.params.build` refuses.
     """
