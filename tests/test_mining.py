@@ -54,7 +54,37 @@ def test_how_many_candidates_are_computed_again_at_a_time_changes_nothing(entrie
     parts = nearest(*data, 7, chunk=20)
     assert torch.equal(whole[0], parts[0]) and torch.equal(whole[1], parts[1])
     again = seen[-1]
-    assert again[0] == 24 and again[0] * again[1] <= max(24, entries)
+    assert again[1] == 24 and again[0] * again[1] <= max(24, entries)
+
+
+@pytest.mark.parametrize("k", [1, 3, 16])
+@pytest.mark.parametrize("chunk", [64, 250, 999])
+def test_blocks_wide_enough_for_groups_equal_brute_force(k, chunk):
+    """Groups of columns, ragged last blocks, rows of length 1 that are taken as they are, and ties across groups."""
+    generator = torch.Generator().manual_seed(4)
+    pool = F.normalize(torch.randn(900, 24, generator=generator).double(), dim=1).float()
+    pool = torch.cat([pool, pool[200:300]])
+    queries = F.normalize(torch.randn(300, 24, generator=generator).double(), dim=1).float()
+    index, cosine = nearest(queries, pool, k, chunk=chunk)
+    # Brute force in float64, rounded as ties are.
+    exact = queries.double() @ pool.double().T / (queries.double().norm(dim=1)[:, None] * pool.double().norm(dim=1))
+    exact = (exact * 2.0**40).round().numpy() / 2.0**40
+    expected = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    assert np.array_equal(index.numpy(), expected)
+    np.testing.assert_allclose(cosine.numpy(), np.take_along_axis(exact, expected, axis=1), atol=1e-7)
+
+
+def test_a_pool_full_of_ties_is_settled_before_it_fills_the_memory(monkeypatch):
+    """Every second row of the pool is the same: candidates beyond 8 k a query are computed again on the way."""
+    generator = torch.Generator().manual_seed(5)
+    pool = torch.randn(2000, 24, generator=generator)
+    pool[::2] = pool[0]
+    queries = pool[:1] + 0.1 * torch.randn(20, 24, generator=generator)
+    settled, plain = [], mining._Search._settle
+    monkeypatch.setattr(mining._Search, "_settle", lambda self: settled.append(self.waiting) or plain(self))
+    index, _ = nearest(queries, pool, 4, chunk=100)
+    assert index.tolist() == [[0, 2, 4, 6]] * 20
+    assert len(settled) > 5 and max(settled) <= 20 * (8 * 4 + 50), "one block of ties more than may wait"
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 64, 1000])
