@@ -110,7 +110,9 @@ def _start(ray: ModuleType, count: int, task: Task, compute: Compute, log: Log) 
         max_task_retries=compute.retries,
         runtime_env={"env_vars": {**passed, "PYTHONPATH": path}},
     )(Worker)
-    actors = [remote.remote(task, os.getcwd(), torch.get_num_threads()) for _ in range(min(count, compute.workers or room))]
+    actors = [
+        remote.remote(task, os.getcwd(), torch.get_num_threads()) for _ in range(min(count, compute.workers or room))
+    ]
     own = _versions()
     for facts in _all(ray, [actor.facts.remote() for actor in actors], "compute"):
         log(f"worker {facts.pid} on {facts.host}: {facts.device}")

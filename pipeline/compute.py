@@ -7,18 +7,16 @@ library versions, kind of processor and number of threads (docs/scale.md).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+from pipeline.parallel import ahead
 from pipeline.params import build, load
 from pipeline.tables import Output
 
-T = TypeVar("T")
 Log = Callable[[str], None]
-_END: Any = object()
 
 
 def _same(job: Any) -> Any:
@@ -123,16 +121,6 @@ def open_pool(task: Task, compute: Compute, log: Log, here: Any = None) -> Itera
 
     with ray_pool(task, compute, log) as pool:
         yield pool
-
-
-def ahead(items: Iterable[T]) -> Iterator[T]:
-    """The items, the next one being made in a thread while the caller works on this one: at most two are held."""
-    iterator = iter(items)
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, iterator, _END)
-        while (item := coming.result()) is not _END:
-            coming = thread.submit(next, iterator, _END)
-            yield item
 
 
 def _in_order(task: Task, models: Any, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Any]]:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import TableError
+from pipeline.parallel import parallel
 
 
 def encode_png(image: np.ndarray | Image.Image) -> bytes:
@@ -44,6 +46,11 @@ def decode_image(cell: dict[str, Any] | None, where: str) -> Image.Image:
         raise TableError(f"{where}: unreadable image: {error}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TableError(f"{where}: image too large to be trusted: {error}") from error
+
+
+def decode_images(cells: Sequence[dict[str, Any] | None], wheres: Sequence[str]) -> list[Image.Image]:
+    """`decode_image` of every cell, in order, over the cores. Raises TableError for the first that is no image."""
+    return parallel(lambda pair: decode_image(*pair), list(zip(cells, wheres, strict=True)))
 
 
 def pixelate(image: np.ndarray, block: int = 8) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,21 +12,42 @@ from pipeline.layout import MANIFEST
 from pipeline.tables import read_manifest, read_table
 
 
+@dataclass(frozen=True)
+class Part:
+    """One file of a finished output's table, as the manifest lists it: number of `rows`, hash of the bytes."""
+
+    file: Path
+    table: str
+    rows: int
+    sha256: str
+
+    def read(self) -> pa.Table:
+        """Its rows. Raises TableError as `read_table` does, and where their number is not the one listed."""
+        found = read_table(self.file, self.table, allow_empty=True)
+        if found.num_rows != self.rows:
+            raise TableError(f"{self.file}: {found.num_rows} rows, the manifest lists {self.rows}")
+        return found
+
+
+def parts(path: Path, table_name: str) -> list[Part]:
+    """The files of a table, in order of their names; only what the manifest lists. Raises TableError for none."""
+    path = Path(path)
+    listed = [entry for entry in read_manifest(path)["files"] if entry["table"] == table_name]
+    if not listed:
+        raise TableError(f"{path}: {MANIFEST} lists no file of table {table_name!r}")
+    return [
+        Part(path / entry["name"], table_name, entry["rows"], entry["sha256"])
+        for entry in sorted(listed, key=lambda entry: entry["name"])
+    ]
+
+
 def iterate_output(path: Path, table_name: str) -> Iterator[tuple[Path, pa.Table]]:
     """(file, table) of every shard of a table, in order of file names; only what the manifest lists.
 
     Raises TableError as `read_output` does, but cannot see a key that two shards share.
     """
-    path = Path(path)
-    listed = [entry for entry in read_manifest(path)["files"] if entry["table"] == table_name]
-    if not listed:
-        raise TableError(f"{path}: {MANIFEST} lists no file of table {table_name!r}")
-    for entry in sorted(listed, key=lambda entry: entry["name"]):
-        file = path / entry["name"]
-        table = read_table(file, table_name, allow_empty=True)
-        if table.num_rows != entry["rows"]:
-            raise TableError(f"{file}: {table.num_rows} rows, the manifest lists {entry['rows']}")
-        yield file, table
+    for part in parts(path, table_name):
+        yield part.file, part.read()
 
 
 def output_hash(path: Path) -> str:
