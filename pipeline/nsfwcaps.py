@@ -21,7 +21,7 @@ from pipeline.nsfwcaps_images import Diffusers, Drawing, NoImages, prompts_of
 from pipeline.prompts import admit
 from pipeline.rewriting.checks import Check, checks, tidy
 from pipeline.rewriting.protocol import Rewriter
-from pipeline.rewriting.registry import Chat, Endpoint, Grammar
+from pipeline.rewriting.registry import Chat, Endpoint, Given, Grammar
 from pipeline.rewriting.wording import Wording
 from pipeline.seeds import rng
 
@@ -41,7 +41,7 @@ class NsfwcapsParams:
     max_length_ratio: float = 1.5  # longer caption over shorter, in words
     wording: Path | None = None  # a file with further neutral, refused and hazard words
     shard_size: int = 100  # captions rewritten, and quadruples rendered, between two resume points
-    rewriter: Grammar | Chat | Endpoint = field(default_factory=Grammar)
+    rewriter: Grammar | Chat | Endpoint | Given = field(default_factory=Grammar)
     embedder: ClipEmbedder | EncoderEmbedder = field(default_factory=ClipEmbedder)
     images: Drawing | Diffusers | NoImages = field(default_factory=Drawing)
 

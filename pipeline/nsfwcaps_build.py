@@ -17,9 +17,10 @@ from pipeline.models.hashing import source_hash
 from pipeline.nsfwcaps import STAGE, Candidate, NsfwcapsParams, Tools, select
 from pipeline.nsfwcaps_alignment import load_embedder
 from pipeline.nsfwcaps_card import Facts, write_card
+from pipeline.nsfwcaps_given import take_given
 from pipeline.nsfwcaps_images import Renderer, load_renderer
 from pipeline.params import lookup, section, to_spec
-from pipeline.rewriting.registry import load_rewriter
+from pipeline.rewriting.registry import Given, load_rewriter
 from pipeline.rewriting.resume import Resumable
 from pipeline.rewriting.wording import load_wording
 from pipeline.shards import iterate_output, output_hash
@@ -32,8 +33,11 @@ _LIBRARIES = ("torch", "transformers", "diffusers")
 # All code of the package that the output depends on: an interrupted run goes on only where none of it has changed.
 _CODE = (
     "agewords.py errors.py ids.py images.py layout.py params.py precision.py prompts.py schemas.py seeds.py shards.py "
-    "tables.py validation.py models/callbacks.py models/clip.py models/diffusion.py models/hashing.py models/quiet.py "
-    "models/sampler.py world/drawing.py world/grammar.py world/rewriting.py world/scenes.py world/shapes.py"
+    "tables.py validation.py models/callbacks.py models/clip.py models/conditioning.py models/diffusion.py "
+    "models/families/family.py models/families/registry.py models/families/sd3.py models/families/sdxl.py "
+    "models/families/stable_diffusion.py models/hashing.py models/hub.py models/predicting.py models/quiet.py "
+    "models/sampler.py models/slots.py world/drawing.py world/grammar.py world/rewriting.py world/scenes.py "
+    "world/shapes.py"
 ).split()
 
 
@@ -62,6 +66,8 @@ def build_nsfwcaps(params: Path, world: Path, clip: Path, out: Path, log: Log) -
     Raises NearsafeError where too few quadruples are left, and for a model or endpoint that cannot be used.
     """
     knobs, seed = section(f"{params}:build_nsfwcaps", NsfwcapsParams), int(lookup(params, "seed"))
+    if isinstance(knobs.rewriter, Given):
+        return take_given(world, knobs.splits, out, log)
     wording = load_wording(knobs.wording, knobs.categories)
     tools = Tools(load_rewriter(knobs.rewriter, wording, seed), load_embedder(knobs.embedder, clip), wording)
     renderer = load_renderer(knobs.images, seed)

@@ -90,8 +90,8 @@ def build_prompts(params: PromptsParams, seed: int, world: Path) -> PromptTables
 
 def _world_sets(kinds: Sequence[Kind], seed: int, world: Path) -> tuple[list[Row], list[Row]]:
     """Prompts and prompt labels of the world, then of the sets derived from it."""
-    prompts = read_output(world, "prompts").to_pylist()
-    table = read_output(world, "labels")
+    prompts = read_output(world, "prompts", allow_empty=True).to_pylist()
+    table = read_output(world, "labels", allow_empty=True)
     labels = table.filter(pc.equal(table["shift"], "prompt")).to_pylist()
     plain = [row for row in prompts if row["prompt_set"] == SOURCE]
     if kinds and not plain:

@@ -43,7 +43,8 @@ _LIBRARIES = ("torch", "transformers")
 
 @dataclass(frozen=True)
 class ReplyParams:
-    """Section `reply`. `image_sets` names splits of the world's images; `images_per_set` takes the first of each.
+    """Section `reply`. `image_sets` names splits of the world's images (none: no replies are asked for);
+    `images_per_set` takes the first of each.
 
     `query`, `temperature` 0.2 and 128 new tokens are the papers' (evaluation specification §8). `batch_size` replies
     are sampled together, `shard_size` rows make a file and the unit of resume.
@@ -60,8 +61,8 @@ class ReplyParams:
     def __post_init__(self) -> None:
         if min(self.max_new_tokens, self.batch_size, self.shard_size, self.images_per_set or 1) < 1:
             raise ValueError("max_new_tokens, batch_size, shard_size and images_per_set must be at least 1")
-        if self.temperature < 0 or not self.image_sets or not self.query.strip():
-            raise ValueError("temperature must not be negative; query and image_sets must not be empty")
+        if self.temperature < 0 or not self.query.strip():
+            raise ValueError("temperature must not be negative; query must not be empty")
         if mentions_age(self.query):
             raise ValueError(f"query: {self.query!r} matches the age-word filter")
 
@@ -97,6 +98,8 @@ def reply_defence(
             log(f"reply: {row['set']}: {row['filter']} dropped {row['n_dropped']} of {row['n_before']} images")
         elif row["filter"] == NO_TEXT and row["n_before"]:
             log(f"reply: {row['set']}: {row['n_before']} images have no text that the age-word filter could read")
+    if not shown.rows:
+        return _nothing(out, _spec(knobs, run, defence, {"world": output_hash(world)}), log)
     device, reason = pick_device()
     log(f"reply: {reason}; float32")
     model = load_llava(llava, device)
@@ -122,6 +125,14 @@ def reply_defence(
             output.write(name, "replies", rows)
             log(f"reply: seed {seed}: {name}: {len(rows)} replies" + (f", {len(failed)} failed" if failed else ""))
     output.finish()
+
+
+def _nothing(out: Path, spec: dict[str, Any], log: Log) -> None:
+    """A finished output without replies."""
+    output = Output(out, spec)
+    output.write(shard_file("replies", 0), "replies", [])
+    output.finish()
+    log("reply: reply.image_sets is empty: no image is described, no language model is loaded")
 
 
 def admit_images(world: Path, knobs: ReplyParams) -> Shown:
@@ -167,7 +178,7 @@ def admit_images(world: Path, knobs: ReplyParams) -> Shown:
 def _paired_captions(world: Path, captions: dict[str, str]) -> dict[str, set[str]]:
     """Image -> both captions of every pair that shows it. Raises TableError for a caption that the world lacks."""
     found: dict[str, set[str]] = {}
-    pairs = read_output(world, "pairs")
+    pairs = read_output(world, "pairs", allow_empty=True)
     for column in ("safe_caption_id", "unsafe_caption_id"):
         check_references(pairs, column, set(captions), world / table_file("pairs"), "table 'captions' of the world")
     for pair in pairs.to_pylist():

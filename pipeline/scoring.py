@@ -1,7 +1,7 @@
 """All scores of one defence: retrieval, zero-shot, drift, and where there are any of its images, prompts, replies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def score_defence(
     benchmarks = None if inputs.images_only else read_benchmarks(inputs, chosen.seed, log)
     tasks = benchmarks.tasks if benchmarks else read_tasks(inputs.world, inputs.prompts)
     examiner = make_examiner(inputs, base, tasks, knobs, device) if inputs.generations else None
-    readers = text_judges(inputs, device)
+    readers = text_judges(inputs, knobs, device)
     output = Output(
         out, _spec(defence, knobs, to_spec(chosen), inputs, [*(examiner.judges if examiner else ()), *readers])
     )
@@ -98,6 +98,8 @@ def score_defence(
     if examiner and inputs.prompts:
         sources = Sources(inputs.generations, inputs.prompts, inputs.world)
         generated = examine_all(examiner, sources, tasks, defence, chosen.seeds, output, log)
+        if not knobs.detectors.world:
+            generated = replace(generated, reference=None)
     if inputs.replies:
         replied = read_replies(inputs.replies, readers, inputs.world, defence, chosen.seeds, output)
         log(f"score: {len(replied.replies)} replies read")
@@ -134,9 +136,14 @@ def make_examiner(inputs: Inputs, base: Clip, tasks: Tasks, knobs: ScoreParams, 
     return Examiner(judges, features, base, classifiers(base, tasks, knobs.batch_size), knobs.batch_size)
 
 
-def text_judges(inputs: Inputs, device: torch.device) -> list[Judge]:
-    """What reads replies, none where there are none. Raises NearsafeError for a detector missing or broken."""
-    return load_text_judges(inputs.text_detector, device) if inputs.replies and inputs.text_detector else []
+def text_judges(inputs: Inputs, knobs: ScoreParams, device: torch.device) -> list[Judge]:
+    """What reads replies, none where there are none; without the world's detectors, hazard words alone.
+
+    Raises NearsafeError for a detector missing or broken.
+    """
+    if not inputs.replies or not inputs.text_detector:
+        return []
+    return load_text_judges(inputs.text_detector if knobs.detectors.world else None, device)
 
 
 def read_replies(
@@ -154,7 +161,7 @@ def read_replies(
         output.write(shard_file("detections-replies", number), "detections", found)
         replies += rows
         detections += found
-    if missing := sorted(set(seeds) - {row["seed"] for row in replies}):
+    if replies and (missing := sorted(set(seeds) - {row["seed"] for row in replies})):
         raise NearsafeError(f"{path}: no replies of training seed {missing[0]}: run the reply stage")
     return Replied(judges, replies, detections, content_id(output_hash(path), output_hash(world)))
 

@@ -23,7 +23,7 @@ from pipeline.scoring_retrieval import (
 )
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks, score_zero_shot
 from pipeline.shards import output_hash
-from pipeline.tables import read_manifest
+from pipeline.tables import read_manifest, read_output
 from pipeline.vectors import Vectors, read_vectors
 
 Log = Callable[[str], None]
@@ -42,7 +42,9 @@ class Items:
 
 @dataclass(frozen=True)
 class Benchmarks:
-    """The benchmarks, read once. The first quadruples are those of nsfwcaps (or of its validation split)."""
+    """The benchmarks, read once. The first quadruples are those of nsfwcaps (or of its validation split), where it has
+    any; `paraphrased` are of these, too.
+    """
 
     quadruples: list[Quadruples]
     paraphrased: list[Quadruples]
@@ -71,34 +73,46 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
     """Benchmarks from the world, NSFWCaps and the paraphrases; what is absent is left out with a word.
 
     With `validation_only`: the quadruples and the zero-shot images of the validation split, and nothing else.
-    Raises TableError, and NearsafeError where NSFWCaps has no quadruple with both images in its split "benchmark".
+    Raises TableError.
     """
     if inputs.nsfwcaps is None:
         raise ValueError("benchmarks need nsfwcaps: Inputs.check says so")
     world_hash, caps_hash = output_hash(inputs.world), output_hash(inputs.nsfwcaps)
     if inputs.validation_only:
         return _validation(inputs, inputs.nsfwcaps, world_hash, caps_hash)
-    caps = read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark")
-    if not caps.pairs:
-        raise NearsafeError(f"{inputs.nsfwcaps}: no quadruple of split 'benchmark' with both images")
-    quadruples = [caps]
+    quadruples: list[Quadruples] = []
     for benchmark, split in (
+        (read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark"), "benchmark"),
         (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split=VALIDATION), VALIDATION),
         (read_quadruples("world_pairs", inputs.world, world_hash, split="test"), "test"),
     ):
         if benchmark.pairs:
             quadruples.append(benchmark)
         else:
-            log(f"score: no pair of split {split!r} with both images: {benchmark.name} is left out")
+            log(f"score: no pair of split {split!r} with images: {benchmark.name} is left out")
     for benchmark in quadruples:
         if benchmark.left_out:
             log(f"score: {benchmark.name}: {benchmark.left_out} pairs without both images are left out")
-    pools = read_pools(inputs.world, caps, world_hash, root)
+        if not benchmark.unsafe["image"]:
+            log(f"score: {benchmark.name}: no pair has an unsafe image: only safe queries are asked")
+    # Queries of the pools are unsafe captions: the first benchmark's.
+    pools = read_pools(inputs.world, quadruples[0], world_hash, root) if quadruples else None
     for name in RATIOS:
         if not pools or name not in pools.images:
             log(f"score: the world has no pool of images large enough: {name} is left out")
-    words = [paraphrased(caps, inputs.paraphrases, name) for name in PARAPHRASED] if inputs.paraphrases else []
+    words = _paraphrases(quadruples, inputs.paraphrases, log)
     return Benchmarks(quadruples, words, pools, read_tasks(inputs.world, inputs.prompts), world_hash)
+
+
+def _paraphrases(quadruples: list[Quadruples], paraphrases: Path | None, log: Log) -> list[Quadruples]:
+    """The first benchmark in other words; none where it is not nsfwcaps, or has no other words or unsafe images."""
+    if paraphrases is None:
+        return []
+    caps = quadruples[0] if quadruples and quadruples[0].name == "nsfwcaps" else None
+    if caps is None or not caps.unsafe["image"] or not read_output(paraphrases, "paraphrases", True).num_rows:
+        log("score: no paraphrases of benchmark captions with images: paraphrased queries are left out")
+        return []
+    return [paraphrased(caps, paraphrases, name) for name in PARAPHRASED]
 
 
 def _validation(inputs: Inputs, nsfwcaps: Path, world_hash: str, caps_hash: str) -> Benchmarks:
@@ -120,14 +134,17 @@ def score_model(
     own = origin if clip.hash == base.hash else benchmarks.embed(Encoder(clip, knobs.batch_size))
     for quadruples, items, known in zip(benchmarks.quadruples, own.quadruples, origin.quadruples, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k)
-    if knobs.examples:
+    if knobs.examples and benchmarks.quadruples:
         first = (benchmarks.quadruples[0], own.quadruples[0], origin.quadruples[0])
         show_examples(scores, *first, knobs.examples.queries, knobs.examples.k)
     for quadruples, items, known in zip(benchmarks.paraphrased, own.paraphrased, origin.paraphrased, strict=True):
         score_retrieval(scores, quadruples, items, known, knobs.k, directions=("t2i",), kinds=("unsafe",))
     if benchmarks.pools and own.pools and origin.pools:
         score_pools(scores, benchmarks.pools, (own.pools, own.quadruples[0]), (origin.pools, origin.quadruples[0]))
-    pair = (own.quadruples[0], origin.quadruples[0])
-    score_drift(scores, benchmarks.quadruples[0], (clip, base), pair, knobs.bootstrap, root)
+    if benchmarks.quadruples:
+        pair = (own.quadruples[0], origin.quadruples[0])
+        score_drift(scores, benchmarks.quadruples[0], (clip, base), pair, knobs.bootstrap, root)
+    else:
+        score_drift(scores, None, (clip, base), None, knobs.bootstrap, root)
     named = classifiers(clip, benchmarks.tasks, knobs.batch_size)
     score_zero_shot(scores, benchmarks.tasks, own.images, named, benchmarks.world_hash, knobs.bootstrap, root)

@@ -39,7 +39,8 @@ OBSERVED = ("nsfwcaps", "validation", *PARAPHRASED)
 class Quadruples:
     """A retrieval benchmark: ids of each quadruple's members by modality, the captions' texts, ids of the pairs.
 
-    `left_out` pairs have no image of one side.
+    `left_out` pairs have no image of one side. Where no pair has an unsafe image, as in the published NSFWCaps, there
+    are no unsafe images at all, and only safe queries can be asked (`safer_clip.md` §8).
     """
 
     name: str
@@ -50,6 +51,11 @@ class Quadruples:
     data_hash: str
     pairs: list[str]
     left_out: int = 0
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of queries that can be asked: without unsafe images there is no gallery that an unsafe query searches."""
+        return KINDS if self.unsafe["image"] else ("safe",)
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,21 @@ class Embedded:
 
 
 def read_quadruples(name: str, path: Path, data_hash: str, split: str | None = None) -> Quadruples:
-    """The pairs of an output (of one split) that have both images. Raises TableError for a dangling caption."""
-    pairs, captions = read_output(path, "pairs"), read_output(path, "captions")
+    """The pairs of an output (of one split) that have both images; where none has an unsafe one, those with a safe one.
+
+    Raises TableError for a dangling caption.
+    """
+    pairs, captions = (read_output(path, table, allow_empty=True) for table in ("pairs", "captions"))
     for column in ("safe_caption_id", "unsafe_caption_id"):
         check_references(pairs, column, captions["caption_id"], path, "table 'captions'")
     if split is not None:
         pairs = pairs.filter(pc.equal(pairs["split"], split))
     asked = pairs.num_rows
-    pairs = pairs.filter(pc.and_(pc.is_valid(pairs["safe_image_id"]), pc.is_valid(pairs["unsafe_image_id"])))
+    pairs = pairs.filter(pc.is_valid(pairs["safe_image_id"]))
+    if pairs["unsafe_image_id"].null_count < pairs.num_rows:
+        pairs = pairs.filter(pc.is_valid(pairs["unsafe_image_id"]))
     safe, unsafe = (
-        {"text": pairs[f"{kind}_caption_id"].to_pylist(), "image": pairs[f"{kind}_image_id"].to_pylist()}
+        {"text": pairs[f"{kind}_caption_id"].to_pylist(), "image": pairs[f"{kind}_image_id"].drop_null().to_pylist()}
         for kind in ("safe", "unsafe")
     )
     wanted = {*safe["text"], *unsafe["text"]}
@@ -115,13 +126,13 @@ def embed(quadruples: Quadruples, encoder: Encoder) -> Embedded:
 
 def score_retrieval(
     scores: Scores, quadruples: Quadruples, own: Embedded, base: Embedded, ks: Sequence[int],
-    directions: Sequence[str] = tuple(DIRECTIONS), kinds: Sequence[Kind] = KINDS,
+    directions: Sequence[str] = tuple(DIRECTIONS), kinds: Sequence[Kind] | None = None,
 ) -> None:  # fmt: skip
     """Rows for both galleries, per direction and kind of query; outcomes by pair where the benchmark keeps them."""
     for protocol, gallery in (("tuned", own), ("frozen", base)):
         for direction in directions:
             asking, found = DIRECTIONS[direction]
-            for kind in kinds:
+            for kind in quadruples.kinds if kinds is None else kinds:
                 for share in _shares(quadruples, own.of(asking), gallery.of(found), direction, kind, ks):
                     scores.add(quadruples.name, protocol, share.metric, proportion(share.hits), quadruples.data_hash)
                     if quadruples.name in OBSERVED and share.metric in _observed(direction):
@@ -138,7 +149,7 @@ def show_examples(
     chosen = sorted(range(len(quadruples.pairs)), key=quadruples.pairs.__getitem__)[:queries]
     for protocol, gallery in (("tuned", own), ("frozen", base)):
         for direction, (asking, found) in DIRECTIONS.items():
-            for kind in KINDS:
+            for kind in quadruples.kinds:
                 pool, safe = _pool(quadruples, found, kind)
                 asked = {getattr(quadruples, kind)[asking][i]: quadruples.safe[found][i] for i in chosen}
                 best, cosines = top(own.of(asking).of(list(asked)), gallery.of(found).of(pool), k)
@@ -196,15 +207,21 @@ def _shares(
 
 
 def score_drift(
-    scores: Scores, quadruples: Quadruples, clips: tuple[Clip, Clip], embedded: tuple[Embedded, Embedded],
-    replicates: int, root: int,
+    scores: Scores, quadruples: Quadruples | None, clips: tuple[Clip, Clip],
+    embedded: tuple[Embedded, Embedded] | None, replicates: int, root: int,
 ) -> None:  # fmt: skip
-    """Weight change and embedding shift on safe items, per tower; pairs are (scored model, undefended model)."""
-    (own, base), (moved, origin) = clips, embedded
+    """Weight change and, where there are quadruples, embedding shift on their safe items, per tower.
+
+    Pairs are (scored model, undefended model).
+    """
+    own, base = clips
     for tower, modality in (("text", "text"), ("vision", "image")):
         drift = weight_drift(own.model, base.model, tower)
         for metric, value in (("l2", drift.l2), ("rms", drift.rms)):
             scores.add("drift", tower, metric, Estimate(value, drift.parameters), base.hash)
+        if quadruples is None or embedded is None:
+            continue
+        moved, origin = embedded
         items = list(dict.fromkeys(quadruples.safe[modality]))
         shift = embedding_shift(moved.of(modality).of(items), origin.of(modality).of(items)).numpy()
         estimate = bootstrap_mean(shift, replicates, rng(root, "score", "drift", tower))

@@ -17,13 +17,16 @@ from torch.nn.functional import normalize
 from pipeline.metrics.intervals import bootstrap_mean, proportion
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import Clip
-from pipeline.models.diffusion import TextTower
+from pipeline.models.conditioning import TextTower
 from pipeline.seeds import rng
 from pipeline.shards import output_hash
 from pipeline.tables import read_output
 
 Row = dict[str, Any]
 UNSAFE_SET, SAFE_SET = "world_unsafe", "world_safe"
+OTHERS = (
+    500  # prompts of either kind that stand for them where the sets of the world are missing: 236 kB of states each
+)
 BENCHMARK = "separation"
 
 
@@ -111,11 +114,21 @@ class Separation:
 
 
 def read_separation(prompts: Path, base: Clip, batch_size: int, log: Callable[[str], None]) -> Separation | None:
-    """The world's unsafe and safe prompts under the undefended model; None, and a word about it, without both sets."""
-    rows = [row for row in read_output(prompts, "prompts").to_pylist() if row["prompt_set"] in (UNSAFE_SET, SAFE_SET)]
+    """The world's unsafe and safe prompts under the undefended model, or those of other sets where it has none.
+
+    Of other sets the first `OTHERS` prompts by id of either kind: ids are hashes, so that every set has its share. None,
+    and a word about it, without prompts of both kinds.
+    """
+    found = read_output(prompts, "prompts").to_pylist()
+    rows = [row for row in found if row["prompt_set"] in (UNSAFE_SET, SAFE_SET)]
+    rows = rows or [*_first(found, unsafe=True), *_first(found, unsafe=False)]
     rows.sort(key=lambda row: (not row["unsafe"], row["prompt_id"]))
     if len(rows) < 3 or len({row["unsafe"] for row in rows}) < 2:
-        log(f"score: no prompts of both {UNSAFE_SET} and {SAFE_SET}: their separation is left out")
+        log("score: no unsafe and safe prompts to compare: their separation is left out")
         return None
     states = token_states(base, [row["text"] for row in rows], batch_size)
     return Separation(rows, states, principal_axes(states), batch_size, output_hash(prompts))
+
+
+def _first(rows: list[Row], unsafe: bool) -> list[Row]:
+    return sorted((row for row in rows if row["unsafe"] == unsafe), key=lambda row: row["prompt_id"])[:OTHERS]

@@ -33,19 +33,20 @@ class Tasks:
 
 
 def read_tasks(path: Path, prompts: Path | None = None) -> Tasks:
-    """Tables "classes" and "labels" of the world, and the labels of `prompts` for what prompts ask for.
+    """Tables "classes" and "labels" of the world, and the labels of `prompts` for what prompts ask for; real data may
+    have none of them.
 
     Raises TableError for a label without a class.
     """
     classes: dict[str, list[tuple[int, str]]] = {}
     names: dict[str, dict[int, str]] = {}
-    for row in read_output(path, "classes").to_pylist():
+    for row in read_output(path, "classes", allow_empty=True).to_pylist():
         classes.setdefault(row["task"], []).append((row["class_id"], row["prompt"]))
         names.setdefault(row["task"], {})[row["class_id"]] = row["name"]
     known = {(task, class_id) for task, wordings in classes.items() for class_id, _ in wordings}
     labels: dict[str, dict[str, dict[str, int]]] = {}
     for source in (path, *([prompts] if prompts else ())):
-        for number, row in enumerate(read_output(source, "labels").to_pylist()):
+        for number, row in enumerate(read_output(source, "labels", allow_empty=True).to_pylist()):
             if (row["task"], row["class_id"]) not in known:
                 raise TableError(
                     f"{source}: table 'labels', column 'class_id', row {number}: task {row['task']!r} has no class "

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.attacks.paraphrase import ParaphraseParams, candidates, choose
 from pipeline.errors import NearsafeError, run
 from pipeline.ids import content_id
-from pipeline.layout import table_file
+from pipeline.layout import shard_file, table_file
 from pipeline.models.clip import Clip, encode_texts, load_clip
 from pipeline.params import lookup, section, to_spec
 from pipeline.precision import pick_device
@@ -30,12 +30,17 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
     Raises NearsafeError for a split without pairs and for embeddings of another model.
     """
     knobs, root = section(f"{params}:paraphrase", ParaphraseParams), int(lookup(params, "seed"))
+    paraphraser, unsafe, safe = GrammarParaphraser(), *benchmark_captions(nsfwcaps, knobs.split)
+    folders = {"world": world, "embeddings": embeddings, "nsfwcaps": nsfwcaps}
+    spec = {"stage": "paraphrase", "params": to_spec(knobs), "seed": root, "paraphraser": paraphraser.name}
+    inputs = {name: output_hash(path) for name, path in folders.items()}
+    wordings, filters = candidates(list(unsafe.values()), paraphraser)
+    if all(len(own) < 2 for own in wordings):
+        return write_nothing(Output(out, {**spec, "inputs": inputs}), filters, len(unsafe), paraphraser.name)
     device, reason = pick_device()
     print(f"paraphrase: {reason}; float32")
-    model, paraphraser = load_clip(clip, device), GrammarParaphraser()
+    model = load_clip(clip, device)
     pool = safe_pool(world, embeddings, model)
-    unsafe, safe = benchmark_captions(nsfwcaps, knobs.split)
-    wordings, filters = candidates(list(unsafe.values()), paraphraser)
     flat = encode_texts(model, [text for own in wordings for text in own], knobs.batch_size)
     counts = [len(own) for own in wordings]
     draws = [derive(root, "paraphrase", caption) for caption in unsafe]
@@ -55,9 +60,6 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
             unsafe, wordings, *(values.tolist() for values in choice), strict=True
         )
     ]
-    folders = {"world": world, "embeddings": embeddings, "nsfwcaps": nsfwcaps}
-    inputs = {name: output_hash(path) for name, path in folders.items()}
-    spec = {"stage": "paraphrase", "params": to_spec(knobs), "seed": root, "paraphraser": paraphraser.name}
     output = Output(out, {**spec, "inputs": {**inputs, "clip": model.hash}})
     output.write(table_file("paraphrases"), "paraphrases", table, metadata={"model_hash": model.hash})
     output.write(table_file("filters"), "filters", filters)
@@ -68,6 +70,15 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
         f"median cosine of target and true scene: {aim.before.median():.3f} as written, "
         f"{drawn.after.median():.3f} reworded at random, {aim.after.median():.3f} by the adversary"
     )
+
+
+def write_nothing(output: Output, filters: list[dict[str, object]], captions: int, paraphraser: str) -> None:
+    """A finished output without paraphrases: there are no captions, or none that the paraphraser can word anew."""
+    output.write(shard_file("paraphrases", 0), "paraphrases", [])
+    output.write(table_file("filters"), "filters", filters)
+    output.finish()
+    reason = f"the {paraphraser} knows no other words for them" if captions else "the benchmark has no such split"
+    print(f"paraphrase: {captions} captions, no paraphrase: {reason}; the attack by paraphrase is left out")
 
 
 def safe_pool(world: Path, embeddings: Path, model: Clip) -> Tensor:
@@ -81,10 +92,15 @@ def safe_pool(world: Path, embeddings: Path, model: Clip) -> Tensor:
 
 
 def benchmark_captions(nsfwcaps: Path, split: str) -> tuple[dict[str, str], list[str]]:
-    """Unsafe captions by id, and the text of each one's safe partner (of its first pair). Raises NearsafeError."""
-    captions = read_output(nsfwcaps, "captions")
+    """Unsafe captions by id, and the text of each one's safe partner (of its first pair); none in an empty benchmark.
+
+    Raises NearsafeError for a split that a benchmark with pairs lacks.
+    """
+    captions, pairs = (read_output(nsfwcaps, table, allow_empty=True) for table in ("captions", "pairs"))
+    if not pairs.num_rows:
+        return {}, []
     texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
-    pairs = pairs_of(read_output(nsfwcaps, "pairs"), split, nsfwcaps)
+    pairs = pairs_of(pairs, split, nsfwcaps)
     partner: dict[str, str] = {}
     for unsafe, safe in zip(pairs["unsafe_caption_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True):
         partner.setdefault(unsafe, safe)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.agewords import LEXICON_VERSION
 from pipeline.errors import run
-from pipeline.layout import table_file
+from pipeline.layout import shard_file, table_file
 from pipeline.params import lookup, section, to_spec
 from pipeline.prompt_sets import PromptsParams, build_prompts
 from pipeline.shards import output_hash
@@ -24,7 +24,8 @@ def main(params: Path, world: Path, out: Path) -> None:
     spec = {"stage": "prompts", "seed": seed, "sets": to_spec(knobs.world), "files": files}
     output = Output(out, {**spec, "lexicon": LEXICON_VERSION, "inputs": {"world": output_hash(world)}})
     output.write(table_file("prompts"), "prompts", tables.prompts)
-    output.write(table_file("labels"), "labels", tables.labels)
+    labels = table_file("labels") if tables.labels else shard_file("labels", 0)  # a shard may be empty
+    output.write(labels, "labels", tables.labels)
     output.write(table_file("filters"), "filters", tables.filters)
     output.finish()
     sets = tables.prompts["prompt_set"].to_pylist()

@@ -23,6 +23,13 @@ class Grammar:
 
 
 @dataclass(frozen=True)
+class Given:
+    """No rewriting: the world's own pairs of the splits are the benchmark (`pipeline.nsfwcaps_given`)."""
+
+    kind: Literal["given"]
+
+
+@dataclass(frozen=True)
 class Chat:
     """A `transformers` chat model folder on this machine, greedy.
 
