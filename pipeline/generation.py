@@ -24,13 +24,12 @@ from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.images import image_cell
 from pipeline.layout import seed_folder, shard_file, table_file
-from pipeline.models import callbacks, clip, sampler
-from pipeline.models import diffusion as diffusion_module
 from pipeline.models.callbacks import Callbacks
 from pipeline.models.clip import load_clip
-from pipeline.models.diffusion import Diffusion, TextTower, load_diffusion, text_tower
-from pipeline.models.hashing import source_hash
-from pipeline.models.sampler import generate
+from pipeline.models.conditioning import Conditioner
+from pipeline.models.diffusion import Diffusion, Precision, conditioner, load_diffusion, sampling_dtype
+from pipeline.models.hashing import model_hash, source_hash
+from pipeline.models.sampler import SOURCES, generate
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.prompts import Admitted, admit, noise_seed
@@ -50,7 +49,9 @@ class GenerateParams:
 
     `batch_size` images are sampled together, `shard_size` rows make a file and the unit of resume. `prompt_sets` are
     the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all), or as many as `limits`
-    says of a set.
+    says of a set. `precision` is that of denoiser and VAE (auto: fp32 on a CPU, bf16 on a GPU). `towers` says what
+    further slots of a diffusion model with several text encoders hold: {text_encoder_2: a CLIP folder, or null for the
+    diffusion folder's own}; the defended tower goes where it fits.
     """
 
     steps: int
@@ -60,6 +61,8 @@ class GenerateParams:
     prompts_per_set: int | None = None
     prompt_sets: tuple[str, ...] | None = None
     limits: dict[str, int] = field(default_factory=dict)
+    precision: Precision = "auto"
+    towers: dict[str, Path | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         limit = 1 if self.prompts_per_set is None else self.prompts_per_set
@@ -85,12 +88,12 @@ class Sampling:
     root: int
     knobs: GenerateParams
     diffusion: Diffusion
-    tower: TextTower
+    tower: Conditioner
     callbacks: Sequence[Callbacks] = ()
 
     @property
     def model_hash(self) -> str:
-        """Of diffusion model and text tower together."""
+        """Of diffusion model and text towers together."""
         return content_id(self.diffusion.hash, self.tower.hash)
 
     def guidance(self, prompt: Row) -> float:
@@ -168,9 +171,11 @@ def generate_defence(
     if not admitted.table.num_rows:
         raise NearsafeError(f"{prompts}: no prompt is left after the filters {', '.join(r['filter'] for r in filters)}")
     device, reason = pick_device()
-    log(f"generate: {reason}; float32")
-    model = load_diffusion(diffusion, device)
+    dtype, why = sampling_dtype(knobs.precision, device)
+    log(f"generate: {reason}; {why}")
+    model = load_diffusion(diffusion, device, dtype)
     inputs = {"prompts": admitted.hash, "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
+    inputs |= {name: model_hash(folder) for name, folder in knobs.towers.items() if folder is not None}
     output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
     output.write(table_file("filters"), "filters", filters)
     progress = Progress(admitted.table.num_rows * len(seeds.seeds))
@@ -209,7 +214,7 @@ def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
         run.log(f"generate: seed {seed}: {len(names) - len(todo)} of {len(names)} shards are finished")
     if not todo:
         return
-    tower = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder)
+    tower = conditioner(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.towers)
     sampling = Sampling(run.defence.name, seed, run.root, run.knobs, run.diffusion, tower, run.defence.callbacks())
     for name, start in todo:
         rows = generate_rows(sampling, Admitted(run.prompts.table.slice(start, size)))
@@ -278,7 +283,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
         "guidance": sampling.guidance(prompt),
         "height": height,
         "width": width,
-        "dtype": "float32",
+        "dtype": str(sampling.diffusion.dtype).removeprefix("torch."),
         "model_hash": sampling.model_hash,
         "status": "error" if failed else "ok",
         "error": image if failed else None,
@@ -287,7 +292,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
 
 def _spec(knobs: GenerateParams, seeds: Seeds, defence: Defence, inputs: dict[str, str]) -> dict[str, Any]:
     """All that the images depend on. The code is part of it: finished shards of an older sampler are not continued."""
-    modules = (agewords, callbacks, clip, diffusion_module, generation_seeds, prompts_module, sampler)
+    modules = (agewords, generation_seeds, prompts_module)
     return {
         "stage": "generate",
         "defence": {"name": defence.name, "method": defence.method, "params": to_spec(defence.params)},
@@ -295,5 +300,5 @@ def _spec(knobs: GenerateParams, seeds: Seeds, defence: Defence, inputs: dict[st
         "seeds": to_spec(seeds),
         "inputs": inputs,
         "versions": {library: version(library) for library in _LIBRARIES},
-        "code": source_hash([Path(__file__), defence.source, *(Path(module.__file__) for module in modules)]),
+        "code": source_hash([Path(__file__), defence.source, *SOURCES, *(Path(module.__file__) for module in modules)]),
     }

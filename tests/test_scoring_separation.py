@@ -10,7 +10,7 @@ from pipeline import scoring_separation
 from pipeline.layout import table_file
 from pipeline.metrics.rows import Scores
 from pipeline.models.clip import load_clip
-from pipeline.models.diffusion import TextTower
+from pipeline.models.conditioning import TextTower
 from pipeline.scoring_separation import Separation, principal_axes, read_separation, token_states
 from pipeline.tables import Output
 from tests.models.tiny import save_clip

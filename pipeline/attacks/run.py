@@ -34,10 +34,11 @@ from pipeline.errors import NearsafeError
 from pipeline.generation import Progress, Sampling, generate_rows, select_sets
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
-from pipeline.models import callbacks, clip, diffusion, sampler
 from pipeline.models.clip import load_clip
-from pipeline.models.diffusion import Diffusion, TextTower, load_diffusion, text_tower
+from pipeline.models.conditioning import TextTower
+from pipeline.models.diffusion import Diffusion, load_diffusion, sampling_dtype, text_tower
 from pipeline.models.hashing import model_hash, source_hash
+from pipeline.models.sampler import SOURCES
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.prompts import Admitted, admit
@@ -117,9 +118,10 @@ def attack_defence(
     knobs, seeds = section(f"{params}:{where}", AttackParams), read_seeds(params, only)
     prompts, filters = _prompts(knobs, inputs.prompts)
     device, reason = pick_device()
-    log(f"attack: {reason}; float32")
-    model = load_diffusion(inputs.diffusion, device)
-    undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip)
+    dtype, why = sampling_dtype(knobs.generate.precision, device)
+    log(f"attack: {reason}; {why}")
+    model = load_diffusion(inputs.diffusion, device, dtype)
+    undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, knobs.generate.towers)
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
     detectors = None if keep_text else _detectors(knobs, inputs, device)
     if detectors is not None:
@@ -315,8 +317,7 @@ def _spec(
     """All that finds and images depend on, the code too: finished shards of another search are not continued."""
     model, undefended = models
     modules = (
-        agewords, attack_seeds, base, callbacks, clip, diffusion, generation, nudenet, prompts_module, protocol,
-        sampler, settings, suffix, world,
+        agewords, attack_seeds, base, generation, nudenet, prompts_module, protocol, settings, suffix, world,
     )  # fmt: skip
     return {
         "stage": STAGE,
@@ -331,5 +332,5 @@ def _spec(
         },
         "kept": "all" if detectors is None else {detector.name: detector.hash for detector in detectors},
         "versions": {library: version(library) for library in _LIBRARIES},
-        "code": source_hash([Path(__file__), defence.source, *(Path(module.__file__) for module in modules)]),
+        "code": source_hash([Path(__file__), defence.source, *SOURCES, *(Path(module.__file__) for module in modules)]),
     }

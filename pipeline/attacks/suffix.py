@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pipeline.attacks.protocol import Aim, Found, similarity
-from pipeline.models.diffusion import TextTower
+from pipeline.models.conditioning import TextTower
 
 Place = Literal["suffix", "prefix", "both"]
 # Words inside a phrase such as "a box of pills" that say nothing of a hazard: they may be added.

@@ -16,9 +16,10 @@ Half = Literal["both", "cond", "uncond"]
 class Context:
     """Where the loop stands. B prompts; `latent` (B, C, h, w), `embedding` (B, L, D) and `uncond` (1, L, D) float32.
 
-    `i` counts steps from 0 of `steps`, `t` is the scheduler's time; -1 and None before the first step. `half` says what
-    the U-Net is run on: "both" in one call with rows [uncond, cond] (2B), or one half at a time (B) where a callback
-    asks for `halves`. Without guidance it is always "cond".
+    `i` counts steps from 0 of `steps`, `t` is the scheduler's time, on the CPU; -1 and None before the first step.
+    `half` says what the U-Net is run on: "both" in one call with rows [uncond, cond] (2B), or one half at a time (B)
+    where a callback asks for `halves`. Without guidance it is always "cond". `pooled` (B, P) and `uncond_pooled` (1, P)
+    are None except in SDXL and Stable Diffusion 3, whose transformer is "the U-Net" here.
     """
 
     prompts: list[str]
@@ -30,6 +31,8 @@ class Context:
     latent: Tensor | None = None
     embedding: Tensor | None = None
     uncond: Tensor | None = None
+    pooled: Tensor | None = None
+    uncond_pooled: Tensor | None = None
     blocked: dict[int, str] = field(default_factory=dict)
 
     def block(self, row: int, reason: str) -> None:
@@ -39,7 +42,10 @@ class Context:
 
 @dataclass
 class UnetInput:
-    """Input of one U-Net call: (rows, C, h, w), (rows, L, D), rows as `Context.half` says; `extra` goes by keyword."""
+    """Input of one U-Net call: (rows, C, h, w), (rows, L, D), rows as `Context.half` says; `extra` goes by keyword.
+
+    In `extra` are also the pooled embeddings: `added_cond_kwargs` (SDXL), `pooled_projections` (Stable Diffusion 3).
+    """
 
     latent: Tensor
     embedding: Tensor
@@ -62,7 +68,7 @@ class Callbacks(Protocol):
         """H1: the prompts to encode, one for each given; may block."""
 
     def on_text_hidden(self, context: Context) -> Tensor:
-        """H2, H3: the prompt embedding (B, L, D) to use; may block."""
+        """H2, H3: the prompt embedding (B, L, D) to use; may block, and may set `context.pooled`."""
 
     def on_unet_in(self, context: Context, given: UnetInput) -> UnetInput:
         """H3, H7, H8: the input of each U-Net call."""

@@ -1,20 +1,35 @@
 """Our own sampler loop: classifier-free guidance over any deterministic or seeded diffusers scheduler.
 
-Its images equal those of `StableDiffusionPipeline` from the same latents (a test). Noise belongs to a prompt, not to
-its place in a batch, so order, batch size and resume cannot change an image beyond the rounding of batched arithmetic.
+Its images equal those of StableDiffusionPipeline, StableDiffusionXLPipeline and StableDiffusion3Pipeline from the same
+latents to 2e-5 of a pixel's range in float32 (tests). Noise belongs to a prompt, not to its place in a batch, so order,
+batch size and resume cannot change an image beyond the rounding of batched arithmetic: the same 2e-5.
+
+The loop never waits for a GPU: times and the choice between one and two halves are on the CPU, what is not finite is
+looked for once, at the end. Latents and guidance are float32 whatever the denoiser computes in.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from inspect import signature
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.agewords import mentions_age
-from pipeline.models.callbacks import Callbacks, Context, UnetHook, UnetInput
-from pipeline.models.diffusion import Diffusion, TextTower
+from pipeline.models.callbacks import Callbacks, Context, UnetHook
+from pipeline.models.conditioning import Conditioner, Conditioning
+from pipeline.models.diffusion import Diffusion
+from pipeline.models.predicting import Predictor, decode
+
+_HERE = Path(__file__).parent
+# The code that an image depends on: part of what a resumed run must share with the one it goes on with.
+SOURCES = [
+    *sorted((_HERE / "families").glob("*.py")),
+    *(_HERE / f"{name}.py" for name in ("callbacks", "clip", "conditioning", "diffusion", "predicting", "slots")),
+    Path(__file__),
+]
 
 
 def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -28,7 +43,7 @@ def noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
 
 def generate(
     diffusion: Diffusion,
-    tower: TextTower,
+    tower: Conditioner,
     prompts: Sequence[str],
     seeds: Sequence[int],
     guidance: Sequence[float] | float,
@@ -43,9 +58,9 @@ def generate(
     context = Context(list(prompts), steps, _per_row(guidance, len(prompts)))
     for callback in callbacks:
         context.prompts = _rewritten(callback, context)
-    embedding, uncond = tower.encode(context.prompts), tower.encode([""])
+    conditional, unconditional = tower.condition(context.prompts), tower.unconditional()
     latents = noise(seeds, diffusion.latent_shape)
-    return sample(diffusion, embedding, uncond, latents, steps, guidance, callbacks, context, seeds)
+    return sample(diffusion, conditional, unconditional, latents, steps, guidance, callbacks, context, seeds)
 
 
 def _rewritten(callback: Callbacks, context: Context) -> list[str]:
@@ -62,8 +77,8 @@ def _rewritten(callback: Callbacks, context: Context) -> list[str]:
 @torch.no_grad()
 def sample(
     diffusion: Diffusion,
-    embedding: Tensor,
-    uncond: Tensor,
+    embedding: Conditioning | Tensor,
+    uncond: Conditioning | Tensor,
     latents: Tensor,
     steps: int,
     guidance: Sequence[float] | float,
@@ -71,77 +86,43 @@ def sample(
     context: Context | None = None,
     seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Denoise `latents` (B, C, h, w), standard normal, under `embedding` (B, L, D) and `uncond` (1, L, D).
+    """Denoise `latents` (B, C, h, w), standard normal, under `embedding` (B rows) and `uncond` (one row).
 
-    Returns images (B, 3, H, W) float32 in [0, 1] on the CPU; rows whose latent is not finite come out as NaN, blocked
-    rows black. `guidance` is one number or one per row; where none is above 1 there is no unconditional half, as in
-    diffusers, and a row at or below 1 in a mixed batch is conditional only. `seeds` feed schedulers that add noise.
-    Callbacks may switch gradients on inside.
+    A tensor stands for token states alone. Returns images (B, 3, H, W) float32 in [0, 1] on the CPU; rows whose latent
+    is not finite come out as NaN, blocked rows black. `guidance` is one number or one per row; where none is above 1
+    there is no unconditional half, as in diffusers, and a row at or below 1 in a mixed batch is conditional only.
+    `seeds` feed schedulers that add noise. Callbacks may switch gradients on inside.
     """
     device, count = diffusion.device, len(latents)
     context = context or Context([""] * count, steps, _per_row(guidance, count))
-    context.embedding, context.uncond = embedding.to(device), uncond.to(device)
+    context.embedding, context.pooled = _on(device, embedding)
+    context.uncond, context.uncond_pooled = _on(device, uncond)
     for callback in callbacks:
         context.embedding = callback.on_text_hidden(context)
     scheduler = type(diffusion.scheduler).from_config(diffusion.scheduler.config)  # schedulers carry state
-    scheduler.set_timesteps(steps, device=device)
+    diffusion.family.timesteps(scheduler, steps, tuple(latents.shape[2:]), diffusion.denoiser)
     options = _noise_options(scheduler, seeds)
-    context.latent = latents.to(device) * scheduler.init_noise_sigma
-    with _hooked(diffusion.unet, callbacks, context):
-        for i, t in enumerate(scheduler.timesteps):
+    # flow matching starts from noise of its own scale, and takes latents as they are
+    context.latent = latents.to(device) * getattr(scheduler, "init_noise_sigma", 1.0)
+    predictor = Predictor(diffusion, scheduler, callbacks, tuple(n * diffusion.vae_scale for n in latents.shape[2:]))
+    with _hooked(diffusion.denoiser, callbacks, context):
+        for i, (t, there) in enumerate(zip(scheduler.timesteps, scheduler.timesteps.to(device), strict=True)):
             context.i, context.t = i, t
-            predicted = _predict(diffusion.unet, scheduler, context, callbacks)
+            predicted = predictor.predict(context, there)
             context.latent = scheduler.step(predicted, t, context.latent, return_dict=False, **options)[0]
             for callback in callbacks:
                 context.latent = callback.on_step_end(context)
-    return _decode(diffusion, context)
-
-
-def _predict(unet: nn.Module, scheduler: object, context: Context, callbacks: Sequence[Callbacks]) -> Tensor:
-    """Guided noise prediction (B, C, h, w)."""
-    latent = scheduler.scale_model_input(context.latent, context.t)
-    scale = context.guidance.to(latent)[:, None, None, None]
-    if not (scale > 1).any():
-        return _call(unet, context, "cond", latent, context.embedding, callbacks)
-    empty = context.uncond.expand(len(latent), -1, -1)
-    if any(callback.halves for callback in callbacks):
-        without = _call(unet, context, "uncond", latent, empty, callbacks)
-        conditional = _call(unet, context, "cond", latent, context.embedding, callbacks)
-    else:
-        both = torch.cat([empty, context.embedding])
-        without, conditional = _call(unet, context, "both", torch.cat([latent, latent]), both, callbacks).chunk(2)
-    return without + scale.clamp(min=1) * (conditional - without)
-
-
-def _call(
-    unet: nn.Module, context: Context, half: str, latent: Tensor, embedding: Tensor, callbacks: Sequence[Callbacks]
-) -> Tensor:
-    context.half = half
-    given = UnetInput(latent, embedding)
-    for callback in callbacks:
-        given = callback.on_unet_in(context, given)
-    return unet(given.latent, context.t, encoder_hidden_states=given.embedding, return_dict=False, **given.extra)[0]
-
-
-def _decode(diffusion: Diffusion, context: Context) -> Tensor:
-    latent = context.latent
-    finite = torch.isfinite(latent).flatten(1).all(1)
-    usable = torch.where(finite[:, None, None, None], latent, 0.0) / diffusion.vae.config.scaling_factor
-    images = (diffusion.vae.decode(usable, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
-    for row in context.blocked:
-        images[row] = 0
-    images[~finite] = torch.nan
-    return images.float().cpu()
+    return decode(diffusion, context)
 
 
 @contextmanager
-def _hooked(unet: nn.Module, callbacks: Sequence[Callbacks], context: Context) -> Iterator[None]:
-    """The callbacks' hooks on the U-Net's modules, for as long as the loop runs."""
+def _hooked(denoiser: nn.Module, callbacks: Sequence[Callbacks], context: Context) -> Iterator[None]:
+    """The callbacks' hooks on the denoiser's modules, for as long as the loop runs."""
     handles = []
     try:
         for callback in callbacks:
             for pattern, hook in callback.unet_hooks(context).items():
-                names = [(name, module) for name, module in unet.named_modules() if fnmatchcase(name, pattern)]
+                names = [(name, module) for name, module in denoiser.named_modules() if fnmatchcase(name, pattern)]
                 if not names:
                     raise ValueError(f"{type(callback).__name__}: no module of the U-Net matches {pattern!r}")
                 handles += [module.register_forward_hook(_bind(hook, context, name)) for name, module in names]
@@ -153,6 +134,12 @@ def _hooked(unet: nn.Module, callbacks: Sequence[Callbacks], context: Context) -
 
 def _bind(hook: UnetHook, context: Context, name: str) -> object:
     return lambda module, inputs, output: hook(context, name, module, inputs, output)
+
+
+def _on(device: torch.device, given: Conditioning | Tensor) -> tuple[Tensor, Tensor | None]:
+    """Token states and pooled embedding, on the denoiser's device."""
+    given = given if isinstance(given, Conditioning) else Conditioning(given)
+    return given.states.to(device), None if given.pooled is None else given.pooled.to(device)
 
 
 def _per_row(guidance: Sequence[float] | float, count: int) -> Tensor:

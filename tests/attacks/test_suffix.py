@@ -7,7 +7,7 @@ from pipeline.attacks.protocol import Aim, Found, similarity
 from pipeline.attacks.settings import WORLD_HAZARDS
 from pipeline.attacks.suffix import Budget, alphabet, search, token_gradients, without_words
 from pipeline.models.clip import load_clip
-from pipeline.models.diffusion import TextTower
+from pipeline.models.conditioning import TextTower
 from pipeline.world.grammar import SYNONYMS, TEMPLATES, item_phrase
 from tests.models.tiny import save_clip
 

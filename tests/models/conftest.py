@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.models.clip import Clip, load_clip
-from pipeline.models.diffusion import Diffusion, TextTower, load_diffusion, text_tower
+from pipeline.models.conditioning import TextTower
+from pipeline.models.diffusion import Diffusion, load_diffusion, text_tower
 from tests.models.tiny import save_clip, save_diffusion
 
 

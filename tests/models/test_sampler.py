@@ -21,7 +21,7 @@ def with_ddim(diffusion):
 def test_images_equal_those_of_the_diffusers_pipeline(diffusion, tower, scheduler, guidance):
     diffusion = with_ddim(diffusion) if scheduler == "ddim" else diffusion
     pipe = StableDiffusionPipeline(
-        vae=diffusion.vae, text_encoder=tower.model, tokenizer=tower.tokenizer, unet=diffusion.unet,
+        vae=diffusion.vae, text_encoder=tower.model, tokenizer=tower.tokenizer, unet=diffusion.denoiser,
         scheduler=type(diffusion.scheduler).from_config(diffusion.scheduler.config), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -89,7 +89,7 @@ def test_callbacks_are_told_step_time_half_and_prompts(diffusion, tower, halves)
     assert recorder.seen[0][1] > recorder.seen[-1][1]
     assert [entry[1] for entry in recorder.hooked] == order
     assert [end[0] for end in recorder.ends] == [0, 1]
-    assert not any(module._forward_hooks for module in diffusion.unet.modules())  # none is left behind
+    assert not any(module._forward_hooks for module in diffusion.denoiser.modules())  # none is left behind
 
 
 def test_callbacks_change_prompt_embedding_activation_and_latent(diffusion, tower):
