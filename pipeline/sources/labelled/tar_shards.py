@@ -1,0 +1,93 @@
+"""Tar shards in the manner of WebDataset: the members of one sample follow each other and share a name up to a dot.
+
+Read with the standard library, as a stream: nothing is unpacked, so a member's name reaches no file system, and only
+images, class ids and texts are looked at. Members of other kinds (pickles and tensors among them), links and devices
+are never read.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import TableError
+from pipeline.sources.labelled.folders import SUFFIXES
+from pipeline.sources.labelled.items import Item, Label
+from pipeline.sources.pictures import MAX_BYTES
+from pipeline.sources.protocol import Drops, Place
+
+_IMAGES = tuple(suffix.lstrip(".") for suffix in SUFFIXES)
+_TEXTS = ("cls", "txt", "json")
+_MAX_TEXT = 1 << 20
+
+
+def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
+    """Every sample with an image; `name` begins the keys. Memory holds one sample.
+
+    The class is member `.cls` (a number, or a name) or, in `.json`, "cls" or "label"; without either it is the folder
+    in the archive. The caption is `.txt`, or "caption" or "text" of `.json`. Raises TableError naming the file and how
+    many samples of it were read.
+    """
+    number = 0
+    try:
+        with tarfile.open(file, "r|*") as archive:
+            sample: dict[str, bytes] = {}
+            key = ""
+            for member in archive:
+                stem, kind = _split(member.name)
+                if stem != key:
+                    if sample:
+                        yield from _item(file, name, number, key, sample, drops)
+                        number += 1
+                    sample, key = {}, stem
+                if not member.isreg() or kind not in (*_IMAGES, *_TEXTS):
+                    continue
+                if member.size > (MAX_BYTES if kind in _IMAGES else _MAX_TEXT):
+                    drops.broken(Place(file, number, stem), f"member .{kind} has {member.size >> 20} MiB")
+                    continue
+                sample[kind] = _read(archive, member)
+            if sample:
+                yield from _item(file, name, number, key, sample, drops)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise TableError(f"{file}: after {number} samples: not readable as a tar archive: {error}") from None
+
+
+def _split(member: str) -> tuple[str, str]:
+    """("folder/0001", "jpg") of "folder/0001.jpg": the name ends at the first dot of its last part."""
+    folder, slash, last = member.replace("\\", "/").rpartition("/")
+    stem, _, kind = last.partition(".")
+    return folder + slash + stem, kind.lower()
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    stream: IO[bytes] | None = archive.extractfile(member)
+    return stream.read() if stream else b""
+
+
+def _item(file: Path, name: str, number: int, key: str, sample: dict[str, bytes], drops: Drops) -> Iterator[Item]:
+    place = Place(file, number)
+    image = next((sample[kind] for kind in _IMAGES if kind in sample), None)
+    if not image:
+        drops.broken(place, "a sample without an image" if image is None else "the image is empty")
+        return
+    try:
+        facts = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError):
+        drops.broken(place, "member .json is not readable")
+        return
+    facts = facts if isinstance(facts, dict) else {}
+    label: Label = facts.get("cls", facts.get("label"))
+    caption = facts.get("caption", facts.get("text"))
+    if "cls" in sample:
+        written = _text(sample["cls"])
+        label = int(written) if written.isascii() and written.isdigit() else written
+    elif isinstance(label, bool) or not isinstance(label, int | str):
+        label = key.rpartition("/")[0] or None
+    if "txt" in sample:
+        caption = _text(sample["txt"])
+    yield Item(f"{name}:{key}", place, None, image, label, caption if isinstance(caption, str) else None)
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8-sig", errors="surrogateescape").strip()
