@@ -64,6 +64,9 @@ SCHEMAS: dict[str, Table] = {
         "item_id, task, class_id int32, shift", "item_id task", shift="base|shifted|held_out|hazard|validation|prompt"
     ),
     "prompts": _table("prompt_id, prompt_set, text, category?, unsafe bool, seed int64?, guidance f32?", "prompt_id"),
+    # Of users' data: what a source calls an item. Those of one source and origin belong together: an image, its
+    # captions, and the prompt made of one, so that generated images can be held against the matching real ones.
+    "origins": _table("item_id, source, origin", "item_id"),
     "filters": _table(
         "stage, set, filter, version, n_before int64, n_dropped int64, n_after int64", "stage set filter"
     ),

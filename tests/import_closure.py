@@ -30,6 +30,8 @@ DEFENCE_MAY_IMPORT = {
     "pipeline/errors.py",
     "pipeline/mining.py",
 }
+# Modules below pipeline/sources/ are loaded by the names in params.yaml: their loader depends on all of them.
+SOURCES = "pipeline/sources/registry.py"
 
 
 def module_file(name: str, root: Path = ROOT) -> Path | None:
@@ -67,6 +69,9 @@ def closure(path: Path, root: Path = ROOT) -> set[str]:
         file = pending.pop()
         found.add(file)
         pending |= imported(file, root) - found
+        if file == root / SOURCES:
+            kinds = (kind for kind in file.parent.rglob("*.py") if kind.name != "__init__.py")
+            pending |= set(kinds) - found
     listed = {file.relative_to(root).as_posix() for file in found}
     return listed | {DYNAMIC} | DEFENCE_MAY_IMPORT if LOADER in listed else listed
 

@@ -17,7 +17,9 @@ _THUMBNAIL = 64
 
 
 class UnusableImage(ValueError):
-    """Why an image cannot be used, in words that fit after "image: "."""
+    """Why an image cannot be used, in words that fit after "image: ", and its file, if it is one."""
+
+    file: Path | None = None
 
 
 def below(folder: Path, name: str) -> Path | None:
@@ -39,12 +41,14 @@ def image_cell(row: ImageRow, copy: bool) -> dict[str, Any]:
     The image is decoded once, JPEG at an eighth of its size, so that a truncated file is found here and not stages
     later. Raises UnusableImage.
     """
-    data = row.data
-    if data is None:
-        if row.path is None:
+    try:
+        if row.data is None and row.path is None:
             raise UnusableImage("neither a file nor bytes")
-        data = _read(row.path)
-    check(data)
+        data = _read(row.path) if row.data is None else row.data
+        check(data)
+    except UnusableImage as error:
+        error.file = row.path
+        raise
     return {"bytes": data, "path": None} if copy or row.path is None else {"bytes": None, "path": row.path.as_posix()}
 
 

@@ -142,13 +142,14 @@ class Drops:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.examples: dict[tuple[str, str], list[str]] = {}
 
-    def broken(self, place: Place, reason: str, column: str | None = None) -> None:
-        """A row that cannot be used: `reason` ("is empty", "no such file") of `column`."""
-        self._add("broken", f"column {column!r}: {reason}" if column else reason, place)
+    def broken(self, place: Place, reason: str, column: str | None = None, file: Path | None = None) -> None:
+        """A row that cannot be used: `reason` ("is empty") of `column`, or of a `file` that the row names."""
+        where = f"{place} ({file.as_posix()})" if file else str(place)
+        self._add("broken", f"column {column!r}: {reason}" if column else reason, where)
 
     def filtered(self, name: str, place: Place, version: str = "1") -> None:
         """A sound row that is not wanted: filter `name` of table "filters" and its version."""
-        self._add(name, version, place)
+        self._add(name, version, str(place))
 
     def total(self, name: str | None = None) -> int:
         """How many records were dropped by a filter ("broken" is one), or by all."""
@@ -163,11 +164,11 @@ class Drops:
         self.counts = Counter({(name, reason): count for name, reason, count, _ in state})
         self.examples = {(name, reason): list(places) for name, reason, _, places in state}
 
-    def _add(self, name: str, reason: str, place: Place) -> None:
+    def _add(self, name: str, reason: str, where: str) -> None:
         self.counts[name, reason] += 1
         places = self.examples.setdefault((name, reason), [])
         if len(places) < EXAMPLES:
-            places.append(str(place))
+            places.append(where)
 
 
 class Source(Protocol):

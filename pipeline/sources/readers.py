@@ -4,7 +4,7 @@ Places count rows from 0: after the header of a CSV file, within its list for JS
 """
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,16 @@ def text(row: Cells, column: str, place: Place, drops: Drops) -> str | None:
     return value.strip()
 
 
+def texts(row: Cells, columns: Sequence[str], place: Place, drops: Drops) -> list[str] | None:
+    """The texts of several cells; None where one cannot be used: the first such cell is counted."""
+    found = []
+    for column in columns:
+        if (value := text(row, column, place, drops)) is None:
+            return None
+        found.append(value)
+    return found
+
+
 def number(row: Cells, column: str, place: Place, drops: Drops) -> int | None:
     """The whole number from 0 of a cell, also where it is written as text; None, and counted as broken, otherwise."""
     value = row.get(column)
@@ -100,6 +110,8 @@ def _json(file: Path, part: str | None) -> _Rows:
                 found = enumerate(ijson.items(stream, prefix, **options))
             for done, (key, row) in enumerate(found):  # noqa: B007
                 yield key, row
+        if part and done < 0:
+            raise TableError(f"{file}: no list {part!r} with rows in it")
     except (ijson.JSONError, UnicodeDecodeError) as error:
         # The parser's later lines quote the file's text.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -10,7 +10,7 @@ CREATE TABLE IF NOT EXISTS families (family TEXT PRIMARY KEY, split TEXT, segmen
 
 
 class Seen:
-    """Ids and families with the segment (shard group) that brought them, so that an unfinished segment can be undone."""
+    """Ids and families with the segment that brought them: what an unfinished segment brought can be undone."""
 
     def __init__(self, path: Path, segments: int) -> None:
         """Open or make the index; what came after the first `segments` segments is forgotten."""

@@ -93,7 +93,7 @@ def made(tmp_path_factory):
     params.write_text(
         "seed: 0\nembed: {batch_size: 64}\nparaphrase: {batch_size: 64}\n"
         "world: {train_pairs: 30, test_pairs: 2, benchmark_scenes: 8, zero_shot_images: 2, prompts: 2, "
-        "validation_scenes: 1, pool_unsafe: 1, pool_ratio: 1}\n"
+        "validation_scenes: 1, pool_unsafe: 1, pool_ratio: 1}\nsources: {}\n"
     )
     save_clip(root / "clip")
     world.main(params, data.world)

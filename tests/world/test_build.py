@@ -95,7 +95,7 @@ def test_the_stage_writes_tables_that_read_back(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text(
         "seed: 0\nworld: {train_pairs: 20, test_pairs: 4, benchmark_scenes: 5, zero_shot_images: 3, prompts: 3, "
-        "validation_scenes: 3, pool_unsafe: 2, pool_ratio: 2}\n"
+        "validation_scenes: 3, pool_unsafe: 2, pool_ratio: 2}\nsources: {}\n"
     )
     stage.main(params, tmp_path / "world")
     for table in ("captions", "images", "pairs", "classes", "labels", "prompts", "filters"):

@@ -1,0 +1,128 @@
+"""From records to rows of the standard tables: filters, checked images, ids of content, each item once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.agewords import LEXICON_VERSION, mentions_age
+from pipeline.errors import NearsafeError
+from pipeline.ids import content_id
+from pipeline.sources.pictures import UnusableImage, image_cell
+from pipeline.sources.protocol import CaptionRow, ClassRow, Drops, ImageRow, LabelRow, PairRow, PromptRow, Record, Row
+from pipeline.sources.registry import Entry
+from pipeline.sources.seen import Seen
+
+AGE_WORDS, SPLIT_OVERLAP, DUPLICATE = "age_words", "split_overlap", "duplicate"
+TableRow = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Makes the rows of one entry. `drops` counts the records of which nothing is kept."""
+
+    entry: Entry
+    seen: Seen
+    drops: Drops
+
+    def convert(self, record: Record) -> list[tuple[str, TableRow]]:
+        """(table, row) of a record's items that are new; none where the record is dropped, and then it is counted.
+
+        Raises NearsafeError where a row names an item that the source did not yield.
+        """
+        if any(mentions_age(text) for text in texts(record)):
+            self.drops.filtered(AGE_WORDS, record.place, f"lexicon {LEXICON_VERSION}")
+            return []
+        captions = [row for row in record.rows if isinstance(row, CaptionRow)]
+        if any(self.seen.split_of(f"{self.entry.name}/{row.family}", row.split) != row.split for row in captions):
+            self.drops.filtered(SPLIT_OVERLAP, record.place)
+            return []
+        try:
+            cells = {row.key: self._cell(row) for row in record.rows if isinstance(row, ImageRow)}
+        except UnusableImage as error:
+            self.drops.broken(record.place, f"image: {error}", file=error.file)
+            return []
+        made = [found for row in record.rows for found in self._rows(row, cells, record)]
+        if not made:
+            self.drops.filtered(DUPLICATE, record.place)
+        return made
+
+    def _cell(self, row: ImageRow) -> TableRow | None:
+        """None for an image that was checked before."""
+        return None if self.seen.has(self._id("image", row.key)) else image_cell(row, self.entry.copy)
+
+    def _id(self, kind: str, key: str) -> str:
+        return content_id(self.entry.name, kind, key, prefix=kind[0])
+
+    def _known(self, kind: str, key: str | None, record: Record) -> str | None:
+        if key is None:
+            return None
+        item = self._id(kind, key)
+        if not self.seen.has(item):
+            raise NearsafeError(
+                f"{record.place}: source {self.entry.name!r} (kind {self.entry.kind}) names an unknown {kind}"
+            )
+        return item
+
+    def _rows(self, row: Row, cells: dict[str, TableRow | None], record: Record) -> Iterator[tuple[str, TableRow]]:
+        """The table row of one row, and of its origin, unless it is known."""
+        table, made = self._row(row, cells, record)
+        name = next(iter(made.values())) if table in ("captions", "images", "pairs", "prompts") else _name(table, made)
+        if not self.seen.add(name):
+            return
+        yield table, made
+        if (origin := getattr(row, "origin", None)) is not None:
+            yield "origins", {"item_id": name, "source": self.entry.name, "origin": origin}
+
+    def _row(self, row: Row, cells: dict[str, TableRow | None], record: Record) -> tuple[str, TableRow]:
+        source = {"source": self.entry.name}
+        match row:
+            case CaptionRow():
+                made = {"caption_id": self._id("caption", row.key), "text": row.text, "unsafe": row.unsafe}
+                family = content_id(self.entry.name, row.family)
+                return "captions", made | source | {"category": row.category, "split": row.split, "family": family}
+            case ImageRow():
+                made = {"image_id": self._id("image", row.key), "image": cells[row.key], "unsafe": row.unsafe}
+                caption = self._known("caption", row.caption, record)
+                return "images", made | source | {"split": row.split, "caption_id": caption}
+            case PairRow():
+                safe, unsafe = (self._known("caption", k, record) for k in (row.safe_caption, row.unsafe_caption))
+                return "pairs", {
+                    "pair_id": content_id(str(safe), str(unsafe), prefix="p"),
+                    "safe_caption_id": safe,
+                    "safe_image_id": self._known("image", row.safe_image, record),
+                    "unsafe_caption_id": unsafe,
+                    "unsafe_image_id": self._known("image", row.unsafe_image, record),
+                    "category": row.category,
+                    "split": row.split,
+                    "tightness": None,
+                    "similarity": None,
+                }
+            case ClassRow():
+                return "classes", {
+                    "task": row.task, "class_id": row.class_id, "name": row.name, "prompt": row.prompt
+                }  # fmt: skip
+            case LabelRow():
+                item = self._known("image", row.image, record)
+                return "labels", {"item_id": item, "task": row.task, "class_id": row.class_id, "shift": row.shift}
+            case PromptRow():
+                made = {"prompt_id": content_id(row.prompt_set, row.text, prefix="q"), "prompt_set": row.prompt_set}
+                made |= {"text": row.text, "category": row.category, "unsafe": row.unsafe}
+                return "prompts", made | {"seed": row.seed, "guidance": row.guidance}
+
+
+def texts(record: Record) -> Iterator[str]:
+    """Every text of a record that the age-word filter reads: a row of classes or labels has none."""
+    yield from record.others
+    for row in record.rows:
+        if isinstance(row, CaptionRow | PromptRow):
+            yield row.text
+        if isinstance(row, PromptRow):
+            yield row.prompt_set
+        if isinstance(row, CaptionRow | PromptRow | PairRow) and row.category is not None:
+            yield row.category
+
+
+def _name(table: str, made: TableRow) -> str:
+    """What a class prompt or a label is known by: the key of its table."""
+    keys = {"classes": ("task", "class_id", "prompt"), "labels": ("item_id", "task")}
+    return content_id(table, *(str(made[key]) for key in keys[table]))
