@@ -13,8 +13,11 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
 from pipeline.errors import NearsafeError
+from pipeline.models.activation import warn_once
+from pipeline.models.clip_files import check_tokenizer_files, check_tokens, check_weights, read_config
 from pipeline.models.hashing import model_hash
 from pipeline.models.quiet import quiet
+from pipeline.parallel import parallel
 
 Images = Sequence[Image.Image] | Tensor
 
@@ -51,6 +54,8 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     """
     folder = Path(folder)
     digest = model_hash(folder)
+    config = read_config(folder)
+    check_tokenizer_files(folder)
     try:
         with quiet():
             model, loading = CLIPModel.from_pretrained(
@@ -58,6 +63,7 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,
+                ignore_mismatched_sizes=True,  # named below
                 output_loading_info=True,
             )
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
@@ -66,13 +72,9 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NearsafeError(f"{folder}: not a loadable CLIP folder: {reason}") from error
-    if absent := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
-        raise NearsafeError(f"{folder}: the weights are not those of a whole CLIPModel: {absent[0]} is missing")
-    # transformers makes an empty tokenizer, without a word, where the files are missing.
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise NearsafeError(f"{folder}: not a loadable CLIP folder: no tokenizer.json or vocab.json")
-    if len(tokenizer) > model.config.text_config.vocab_size:
-        raise NearsafeError(f"{folder}: the tokenizer has more tokens than the model: {len(tokenizer)}")
+    check_weights(folder, model, loading)
+    check_tokens(folder, tokenizer, model)
+    warn_once(folder, config)
     size = model.config.vision_config.image_size
     return Clip(model.to(device).eval(), tokenizer, size, mean, std, processor.get("resample", 3), digest)
 
@@ -90,7 +92,13 @@ def tokenize(clip: Clip, texts: Sequence[str]) -> Tokens:
 
 def to_uint8(images: Sequence[Image.Image], size: int, resample: int = 3) -> Tensor:
     """Images as one tensor (N, 3, size, size) uint8: RGB, shortest side resized to `size`, centre crop."""
-    arrays = [np.asarray(_fit(image.convert("RGB"), size, resample)) for image in images]
+
+    def fitted(image: Image.Image) -> np.ndarray:
+        return np.asarray(_fit(image.convert("RGB"), size, resample))
+
+    # Resizing is worth threads, a mere copy is not; the pixels are the same.
+    resizing = any(image.size != (size, size) for image in images)
+    arrays = parallel(fitted, images) if resizing else [fitted(image) for image in images]
     stacked = np.stack(arrays) if arrays else np.zeros((0, size, size, 3), np.uint8)
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
 
