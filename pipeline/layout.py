@@ -156,6 +156,11 @@ class Local:
         return self.root / "server.json"
 
     @property
+    def cache(self) -> Path:
+        """What detectors and models saw in images, by hashes: saves time and may be deleted."""
+        return self.root / "cache"
+
+    @property
     def lock(self) -> Path:
         """Held by the one flow of a clone, with its holder's name."""
         return self.root / "flow.lock"

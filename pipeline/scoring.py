@@ -1,16 +1,18 @@
 """All scores of one defence: retrieval, zero-shot, drift, and where there are any of its images, prompts, replies."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.detectors.registry import Judge, load_judges, load_text_judges, load_world_detector
-from pipeline.detectors.world import WorldFeatures
+from pipeline.compute import Task, read_compute
+from pipeline.detectors.registry import Judge, load_text_judges
 from pipeline.errors import NearsafeError
+from pipeline.examining import examine, load_eyes, make_eyes, open_shard
 from pipeline.ids import content_id
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.metrics.rows import Scores
@@ -19,14 +21,14 @@ from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.run_seeds import read_seeds
 from pipeline.scoring_benchmarks import Benchmarks, Items, read_benchmarks, read_known, score_model
-from pipeline.scoring_generation import Examiner, Generated, Sources, examine_all, score_generations
+from pipeline.scoring_generation import Generated, Looking, Sources, examine_all, read_reference, score_generations
 from pipeline.scoring_inputs import Inputs, ScoreParams
 from pipeline.scoring_items import Encoder
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_separation import Separation, read_separation
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks
 from pipeline.shards import iterate_output, output_hash
-from pipeline.tables import Output, check_references
+from pipeline.tables import Output, check_references, read_output
 
 Log = Callable[[str], None]
 DEFAULT_SECTION = "score"
@@ -78,9 +80,11 @@ def score_defence(
     log: Log,
     seeds: Sequence[int] | None = None,
     knobs_section: str = DEFAULT_SECTION,
+    cache: Path | None = None,
 ) -> None:
     """Write scores, outcomes, examples and projections of every training seed (`seeds`, or the parameter file's), and
-    the detections of its images, one shard per shard. Raises NearsafeError.
+    the detections of its images, one shard per shard. `cache`: folder of what was seen in images before (see
+    `examining`). Raises NearsafeError.
     """
     inputs.check()
     knobs, chosen = section(f"{params}:{knobs_section}", ScoreParams), read_seeds(params, seeds)
@@ -89,17 +93,18 @@ def score_defence(
     base = load_clip(inputs.clip, device)
     benchmarks = None if inputs.images_only else read_benchmarks(inputs, chosen.seed, log)
     tasks = benchmarks.tasks if benchmarks else read_tasks(inputs.world, inputs.prompts)
-    examiner = make_examiner(inputs, base, tasks, knobs, device) if inputs.generations else None
+    looking = make_looking(params, inputs, base, knobs, cache) if inputs.generations else None
     readers = text_judges(inputs, knobs, device)
-    output = Output(
-        out, _spec(defence, knobs, to_spec(chosen), inputs, [*(examiner.judges if examiner else ()), *readers])
-    )
+    judges = [*(looking.eyes.judges if looking else ()), *readers]
+    output = Output(out, _spec(defence, knobs, to_spec(chosen), inputs, judges))
     generated = replied = None
-    if examiner and inputs.prompts:
+    if looking and inputs.prompts:
         sources = Sources(inputs.generations, inputs.prompts, inputs.world)
-        generated = examine_all(examiner, sources, tasks, defence, chosen.seeds, output, log)
-        if not knobs.detectors.world:
-            generated = replace(generated, reference=None)
+        prompts = {row["prompt_id"]: row for row in read_output(inputs.prompts, "prompts").to_pylist()}
+        seen = examine_all(looking, sources, prompts, defence, chosen.seeds, output, log)
+        reference = read_reference(inputs.world, tasks, looking, log) if knobs.detectors.world else None
+        classes = classifiers(base, tasks, knobs.batch_size)
+        generated = Generated(looking.eyes, classes, seen, prompts, reference, sources.data_hash)
     if inputs.replies:
         replied = read_replies(inputs.replies, readers, inputs.world, defence, chosen.seeds, output)
         log(f"score: {len(replied.replies)} replies read")
@@ -128,12 +133,13 @@ def embed_undefended(benchmarks: Benchmarks, base: Clip, inputs: Inputs, knobs: 
     return benchmarks.embed(Encoder(base, knobs.batch_size, *known))
 
 
-def make_examiner(inputs: Inputs, base: Clip, tasks: Tasks, knobs: ScoreParams, device: torch.device) -> Examiner:
-    """What looks at generated images. Raises NearsafeError for a detector that cannot be loaded."""
-    detector = load_world_detector(inputs.detector, device)
-    judges = load_judges(knobs.detectors, detector)
-    features = WorldFeatures(detector)
-    return Examiner(judges, features, base, classifiers(base, tasks, knobs.batch_size), knobs.batch_size)
+def make_looking(params: Path, inputs: Inputs, base: Clip, knobs: ScoreParams, cache: Path | None) -> Looking:
+    """What looks at generated images, here and on a cluster. Raises NearsafeError for a detector not to be loaded."""
+    task = Task(
+        partial(load_eyes, inputs.clip, inputs.detector, knobs.detectors, knobs.batch_size), examine, open_shard
+    )
+    eyes = make_eyes(base, inputs.detector, knobs.detectors, knobs.batch_size)
+    return Looking(eyes, task, knobs.detectors, read_compute(params), cache)
 
 
 def text_judges(inputs: Inputs, knobs: ScoreParams, device: torch.device) -> list[Judge]:

@@ -1,11 +1,12 @@
 """Tables of an output directory, one shard at a time: memory is bounded by the shard, not by the data set."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.errors import TableError
 from pipeline.layout import MANIFEST
@@ -27,6 +28,13 @@ class Part:
         if found.num_rows != self.rows:
             raise TableError(f"{self.file}: {found.num_rows} rows, the manifest lists {self.rows}")
         return found
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some of its columns, not validated: cheap where another column holds images. Raises TableError."""
+        try:
+            return pq.ParquetFile(self.file).read(columns=list(names)).select(list(names))
+        except (pa.ArrowException, OSError, KeyError):
+            return self.read().select(list(names))  # says what is wrong with the file
 
 
 def parts(path: Path, table_name: str) -> list[Part]:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.errors import run
+from pipeline.layout import Local
 from pipeline.scoring import DEFAULT_SECTION, score_defence
 from pipeline.scoring_inputs import Inputs
 
@@ -38,6 +39,7 @@ def main(
     embeddings: Path | None = None,
     validation_only: bool = False,
     images_only: bool = False,
+    cache: Path | None = None,
 ) -> None:
     """Write "scores", and where there is something of the kind "outcomes", "detections" and "projections".
 
@@ -47,7 +49,7 @@ def main(
         world, checkpoints, clip, detector, nsfwcaps, tuple(generations), prompts, paraphrases, replies, text_detector,
         embeddings, validation_only, images_only,
     )  # fmt: skip
-    score_defence(params, defence, inputs, out, partial(print, flush=True), seeds, section)
+    score_defence(params, defence, inputs, out, partial(print, flush=True), seeds, section, cache)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument(
         "--images-only", action="store_true", help="score images and token states: no retrieval, zero-shot, drift"
+    )
+    arguments.add_argument(
+        "--cache", type=Path, default=Local().cache, help="folder of what was seen in images before (%(default)s)"
     )
     arguments.add_argument("--out", type=Path, required=True)
     return arguments

@@ -1,0 +1,244 @@
+"""Generated images under every detector, the features' network and the undefended CLIP; shard by shard, then let go.
+
+What was found in a shard is kept in a folder of the user's (`.nearsafe/cache`), by hashes of the images and of all that
+looked at them: scoring anew, after a change to a metric or a stop, does not look again. The folder may be deleted.
+"""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline import images as images_module
+from pipeline import parallel as parallel_module
+from pipeline.detectors import base, nudenet
+from pipeline.detectors import world as world_detector
+from pipeline.detectors.base import error_row, subject_of
+from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
+from pipeline.detectors.world import WorldFeatures
+from pipeline.errors import TableError
+from pipeline.ids import content_id
+from pipeline.images import decode_image
+from pipeline.models import clip as clip_module
+from pipeline.models.clip import Clip, encode_images, load_clip
+from pipeline.models.hashing import source_hash
+from pipeline.parallel import parallel
+from pipeline.params import to_spec
+from pipeline.precision import pick_device
+from pipeline.schemas import SCHEMAS
+from pipeline.shards import Part
+from pipeline.tables import read_table, write_table
+
+Row = dict[str, Any]
+_LIBRARIES = ("torch", "transformers", "onnxruntime", "opencv-python-headless", "pillow")
+_MODULES = (base, clip_module, images_module, nudenet, parallel_module, world_detector)
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What looks at images: detectors with their rules, the features' network, the undefended CLIP."""
+
+    judges: Sequence[Judge]
+    features: WorldFeatures
+    clip: Clip
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """A shard of table "generations"; `before`: rows of table "detections" of images that were not kept, by image."""
+
+    part: Part
+    before: dict[str, list[Row]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A shard whose images are decoded, in order: an image, the reason why there is none, or None for one not kept."""
+
+    look: Look
+    rows: list[Row]
+    images: list[Image.Image | str | None]
+
+
+@dataclass
+class Examined:
+    """Facts of images after they are gone: `rows` (without image) match `features` (N, F) and `embeddings` (N, D).
+
+    `gone`: rows of images that were examined when they were made and not kept; no features, no embeddings.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    features: list[Tensor] = field(default_factory=list)
+    embeddings: list[Tensor] = field(default_factory=list)
+    failed: list[Row] = field(default_factory=list)
+    gone: list[Row] = field(default_factory=list)
+    detections: list[Row] = field(default_factory=list)
+
+    def add(self, other: "Examined") -> None:
+        """Append what another shard holds."""
+        for name, values in vars(self).items():
+            values += getattr(other, name)
+
+    def all(self) -> list[Row]:
+        """Rows of every image."""
+        return [*self.rows, *self.failed, *self.gone]
+
+    def errors(self) -> set[str]:
+        """Ids of images that failed, or that one detector or more could not examine."""
+        unseen = {row["item_id"] for row in self.detections if row["status"] == "error"}
+        return unseen | {row["generation_id"] for row in self.failed}
+
+
+def make_eyes(clip: Clip, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
+    """The detectors that the parameters ask for, on the CLIP's device. Raises NearsafeError for one missing."""
+    world = load_world_detector(detector, clip.model.device)
+    return Eyes(load_judges(detectors, world), WorldFeatures(world), clip, batch_size)
+
+
+def load_eyes(clip: Path, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
+    """As `make_eyes`, from folders alone: what a worker of a cluster does."""
+    return make_eyes(load_clip(clip, pick_device()[0]), detector, detectors, batch_size)
+
+
+def open_shard(look: Look) -> Opened:
+    """Read a shard and decode its images over the cores. Raises TableError for a table that breaks its contract.
+
+    An image that was not generated, or cannot be decoded, is the reason in its place and not the end of the run.
+    """
+    rows = look.part.read().to_pylist()
+    opened = parallel(partial(_open, look), list(enumerate(rows)))
+    for row in rows:
+        row.pop("image")
+    return Opened(look, rows, opened)
+
+
+def examine(eyes: Eyes, opened: Opened) -> Examined:
+    """Look at one shard; a failed image is an error row per detector, never safe.
+
+    Of an image that is gone, what was seen before counts; a detector that has not seen it has an error row.
+    """
+    seen, images = Examined(), []
+    for number, (row, image) in enumerate(zip(opened.rows, opened.images, strict=True)):
+        if isinstance(image, Image.Image):
+            images.append(image)
+            seen.rows.append(row)
+        elif image is None:
+            before = opened.look.before[row["generation_id"]]
+            seen.detections += _recall(eyes, row, before, _where(opened.look, number, row))
+            seen.gone.append(row)
+        else:
+            seen.failed.append(row)
+            seen.detections += [error_row(judge.detector, subject_of(row), image) for judge in eyes.judges]
+    if images:
+        seen.features.append(eyes.features.of(images, eyes.batch_size))
+        seen.embeddings.append(encode_images(eyes.clip, images, eyes.batch_size))
+    for judge in eyes.judges:
+        seen.detections += base.examine(judge.detector, [subject_of(row) for row in seen.rows], images)
+    return seen
+
+
+def cache_key(eyes: Eyes, detectors: DetectorParams, what: str) -> str:
+    """Of images (`what`: their hash) and of everything that looks at them, code, device and threads included."""
+    facts = {
+        "detectors": {judge.detector.name: judge.detector.hash for judge in eyes.judges},
+        "params": to_spec(detectors),
+        "models": [eyes.features.name, eyes.clip.hash, eyes.batch_size],
+        "machine": [str(eyes.clip.model.device), torch.get_num_threads()],
+        "versions": {library: version(library) for library in _LIBRARIES},
+        "code": source_hash([Path(__file__), *(Path(module.__file__) for module in _MODULES)]),
+    }
+    return content_id(what, json.dumps(facts, sort_keys=True))
+
+
+def recall_shard(folder: Path | None, key: str, part: Part) -> Examined | None:
+    """What was found in a shard at another time, or None. A file that is broken counts as none."""
+    if folder is None or not (tensors := _load(folder / f"{key}.safetensors")):
+        return None
+    try:
+        detections = read_table(folder / f"{key}.parquet", "detections", allow_empty=True).to_pylist()
+    except TableError:
+        return None
+    rows = part.columns([name for name in SCHEMAS[part.table].schema.names if name != "image"]).to_pylist()
+    if len(rows) != len(tensors["good"]):
+        return None
+    good = tensors["good"].tolist()
+    seen = Examined([row for row, ok in zip(rows, good, strict=True) if ok], detections=detections)
+    seen.failed = [row for row, ok in zip(rows, good, strict=True) if not ok]
+    if seen.rows:
+        seen.features, seen.embeddings = [tensors["features"]], [tensors["embeddings"]]
+    return seen
+
+
+def keep_shard(folder: Path | None, key: str, part: Part, seen: Examined) -> None:
+    """Keep what was found; nothing where images are gone, whose facts are in their own directory."""
+    if folder is None or seen.gone:
+        return
+    good = {row["generation_id"] for row in seen.rows}
+    ids = part.columns(["generation_id"])["generation_id"].to_pylist()
+    tensors = {"good": torch.tensor([item in good for item in ids], dtype=torch.bool)}
+    if seen.rows:
+        tensors |= {"features": torch.cat(seen.features), "embeddings": torch.cat(seen.embeddings)}
+    write_table(folder / f"{key}.parquet", "detections", seen.detections, shard=True)
+    _save(folder / f"{key}.safetensors", tensors)  # last: it says that both are there
+
+
+def cached_features(folder: Path | None, key: str, make: Callable[[], Tensor]) -> Tensor:
+    """Features (N, F) of an image set, computed where the folder has none under this key."""
+    file = None if folder is None else folder / f"{key}.safetensors"
+    if file is not None and (found := _load(file)):
+        return found["features"]
+    features = make()
+    if file is not None:
+        _save(file, {"features": features})
+    return features
+
+
+def _open(look: Look, numbered: tuple[int, Row]) -> Image.Image | str | None:
+    number, row = numbered
+    if row["status"] != "ok":
+        return f"generation failed: {row['error']}"
+    if row["generation_id"] in look.before:
+        return None
+    try:
+        return decode_image(row["image"], _where(look, number, row))
+    except TableError as error:
+        return str(error)
+
+
+def _where(look: Look, number: int, row: Row) -> str:
+    return f"{look.part.file}: row {number} (generation_id={row['generation_id']!r})"
+
+
+def _recall(eyes: Eyes, row: Row, before: Sequence[Row], where: str) -> list[Row]:
+    """What the detectors, by name and weights, saw in an image that is gone."""
+    found = []
+    for detector in (judge.detector for judge in eyes.judges):
+        own = [r for r in before if (r["detector"], r["detector_hash"]) == (detector.name, detector.hash)]
+        reason = f"{where}: not kept, and {detector.name} has not seen it"
+        found += own or [error_row(detector, subject_of(row), reason)]
+    return found
+
+
+def _load(file: Path) -> dict[str, Tensor] | None:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _save(file: Path, tensors: dict[str, Tensor]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    os.replace(temporary, file)
