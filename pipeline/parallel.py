@@ -4,8 +4,9 @@ For work that lets other Python threads run: decoding and resizing (Pillow), net
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 A = TypeVar("A")
@@ -28,6 +29,19 @@ def parallel(work: Callable[[A], T], items: Sequence[A]) -> list[T]:
         return [work(item) for item in items]
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(work, items))
+
+
+def stream(work: Callable[[A], T], items: Iterable[A], workers: int | None = None) -> Iterator[T]:
+    """As `parallel`, over items that are made one by one: at most two per worker are on their way at once."""
+    workers = workers or cores()
+    waiting: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def ahead(items: Iterable[T]) -> Iterator[T]:

@@ -9,6 +9,7 @@ from skimage.data import astronaut
 from pipeline.detectors.base import Subject, detection_rows
 from pipeline.detectors.nudenet import SHA256, NudeNet, candidates, suppress
 from pipeline.errors import NearsafeError
+from pipeline.parallel import cores
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,25 @@ def test_boxes_scale_with_the_picture_and_images_are_apart(nudenet):
     assert stretched[0].box[2] == pytest.approx(2 * plain[0].box[2], rel=0.1)
     assert stretched[0].box[3] == pytest.approx(plain[0].box[3], rel=0.1)
     assert not [finding for finding in empty if finding.score >= 0.5]
+
+
+def test_side_by_side_finds_bit_for_bit_what_one_by_one_finds(nudenet):
+    whole = Image.fromarray(astronaut())
+    images = [whole.crop((x, y, x + 200, y + 260)) for x in range(60, 260, 20) for y in (0, 40)]
+    alone = [nudenet.one(image) for image in images]
+    assert nudenet.detect(images) == alone  # labels, scores and boxes as floats: equal, not close
+    assert sum(map(len, alone)) > len(images)
+    made = []
+
+    def lazily():
+        for image in images:
+            made.append(image)
+            yield image
+
+    found = nudenet.stream(lazily())
+    assert next(found) == alone[0]
+    assert len(made) <= 2 * cores() + 1  # the rest is not decoded yet
+    assert [alone[0], *found] == alone
 
 
 @pytest.mark.parametrize("seed", range(5))
