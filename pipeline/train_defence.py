@@ -2,17 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 
-from pipeline import checkpoint, curriculum, mining, seeds, token_set, training, training_set
+from pipeline import checkpoint, curriculum, ledger, mining, seeds, token_set, training, training_set, two_pass
+from pipeline import team as teams
 from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
+from pipeline.image_cache import ImageCache
 from pipeline.layout import MANIFEST, seed_folder, shard_file
 from pipeline.metrics.drift import tower_sizes
 from pipeline.models import adapters, finetune
@@ -20,21 +24,24 @@ from pipeline.models import clip as clip_module
 from pipeline.models.clip import load_clip
 from pipeline.models.export import copy_clip, export_clip
 from pipeline.models.hashing import model_hash, source_hash
+from pipeline.models.layouts import import_checkpoint, locate
 from pipeline.params import build, load, to_spec
-from pipeline.precision import pick_device, pick_precision
+from pipeline.precision import pick_attention, pick_compile, pick_device, pick_precision
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.shards import output_hash
 from pipeline.tables import Output
+from pipeline.team import Team
 from pipeline.token_set import TokenSet, read_token_set
-from pipeline.training import Job, Trained, TrainParams, train
+from pipeline.training import Job, Trained, TrainParams, steps_of, train
 from pipeline.training_set import TrainingSet, read_training_set
 
 _RESUME = ".resume"
 FIXED = "defence.safetensors"
 """The method's own tensors inside a seed folder, where it has some: no part of the model."""
+_MEMORY_ONLY = ("image_memory_mib",)  # changes no number: an interrupted training may be continued with another
 _LIBRARIES = ("torch", "transformers", "peft")
 _CODE = (
-    *(checkpoint, curriculum, mining, seeds, training, training_set),
+    *(checkpoint, curriculum, ledger, mining, seeds, teams, training, training_set, two_pass),
     *(losses, protocol, adapters, clip_module, finetune),
 )
 _TOKEN_CODE = (token_set, token_losses)
@@ -65,12 +72,15 @@ def make_checkpoints(
 ) -> None:
     """Write `out`/seed-<s>/, the training log and the drift of every training seed (of `run`; default: the file's).
 
-    A defence that trains nothing gets the base model, byte by byte, an empty log and no drift. An interrupted run of
-    the same spec is continued (finished seeds are kept); a finished `out` is made anew. Raises NearsafeError.
+    A defence that trains nothing gets the base model, byte by byte, or the imported one; an empty log and no drift. An
+    interrupted run of the same spec is continued (finished seeds are kept); a finished `out` is made anew. Raises
+    NearsafeError.
     """
     run = run or read_seeds(params)
     if defence.kind == "trained":
         _train_all(params, run, defence, inputs, out, report)
+    elif defence.kind == "imported":
+        _import_all(run, defence, inputs.clip, out, report)
     else:
         _copy_all(run, defence, inputs.clip, out, report)
 
@@ -86,17 +96,43 @@ def _copy_all(run: Seeds, defence: Defence, clip: Path, out: Path, report: Calla
     report(f"{defence.name}: trains nothing, the checkpoint is the base model {spec['inputs']['clip']}")
 
 
+def _import_all(run: Seeds, defence: Defence, clip: Path, out: Path, report: Callable[[str], None]) -> None:
+    """The same checkpoint of others for every training seed: it has none of ours."""
+    given = defence.params
+    place = locate(given.layout, given.folder)
+    digest = model_hash(place)
+    if given.hash not in (None, digest):
+        raise NearsafeError(f"{place}: its model hash is {digest}, the entry {defence.name} says {given.hash}")
+    inputs = {"clip": model_hash(clip), "imported": digest}
+    spec = {"stage": "train", "defence": defence.name, "method": defence.method, "params": to_spec(given)}
+    output = Output(out, {**spec, "seeds": run.seeds, "inputs": inputs})
+    first = out / seed_folder(run.seeds[0])
+    moved = import_checkpoint(given.layout, place, clip, first)
+    for number, seed in enumerate(run.seeds):
+        if number:
+            copy_clip(first, out / seed_folder(seed))
+        output.add_file(seed_folder(seed))
+        output.write(shard_file("train_log", number), "train_log", Log().rows(defence.name, seed))
+    output.finish()
+    change = ", ".join(f"{tower} weights {share:.2%} from the base model's" for tower, share in moved.items())
+    report(f"{defence.name}: imported from {place} ({given.layout}): {change}; {model_hash(first)}")
+
+
 def _train_all(
     params: Path, run: Seeds, defence: Defence, inputs: Inputs, out: Path, report: Callable[[str], None]
 ) -> None:
     knobs = read_train_params(params, defence)
     device, why_device = pick_device()
     dtype, why_dtype = pick_precision(knobs.precision, device)
-    report(f"{defence.name}: {why_device}; {why_dtype}")
-    data = _read(defence, knobs, inputs)
-    report(f"{defence.name}: {data.describe()}")
+    size, why_size = teams.team_size(knobs.processes, device)
+    _, why_attention = pick_attention(knobs.attention, device, dtype)
+    report(f"{defence.name}: {why_device}; {why_dtype}; {why_attention}; {why_size}")
     spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype)}
     output = Output(out, spec, resume=not (out / MANIFEST).exists())
+    # Several processes share one file of images instead of holding each its own.
+    cache = ImageCache(out / _RESUME, knobs.image_memory_mib if size == 1 else 0)
+    data = _read(defence, knobs, inputs, cache)
+    report(f"{defence.name}: {data.describe()}")
     for number, seed in enumerate(run.seeds):
         folder = seed_folder(seed)
         log_file, drift_file = shard_file("train_log", number), shard_file("drift", number)
@@ -105,6 +141,10 @@ def _train_all(
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)
             state = out / _RESUME / f"{folder}.safetensors"
+            report(f"{job.name}: {pick_compile(knobs.compile, device, steps_of(job))[1]}")
+            if size > 1:  # they leave a finished state, which this process only has to merge
+                task = (defence, knobs, inputs, cache, seed, run.seed, dtype, state)
+                teams.launch(size, device, _member, *task)
             found = train(job, load_clip(inputs.clip, device), state, report)
             _export(found, inputs.clip, out / folder)
             output.write(drift_file, "drift", found.log.drift_rows(defence.name, seed, tower_sizes(found.model)))
@@ -113,11 +153,30 @@ def _train_all(
     output.finish()
 
 
-def _read(defence: Defence, knobs: TrainParams, inputs: Inputs) -> TrainingSet | TokenSet:
+def _member(
+    team: Team,
+    defence: Defence,
+    knobs: TrainParams,
+    inputs: Inputs,
+    cache: ImageCache,
+    seed: int,
+    root_seed: int,
+    dtype: torch.dtype,
+    state: Path,
+) -> None:
+    """What each process of a team does: the same training, its own share of every batch."""
+    data = _read(defence, knobs, inputs, cache)
+    job = Job(defence, data, knobs, seed, root_seed, dtype)
+    train(job, load_clip(inputs.clip, team.device), state, partial(print, flush=True), team)
+
+
+def _read(
+    defence: Defence, knobs: TrainParams, inputs: Inputs, cache: ImageCache | None = None
+) -> TrainingSet | TokenSet:
     clip = load_clip(inputs.clip)
     if defence.input == "tokens":
         return read_token_set(inputs.world, clip, inputs.buckets if knobs.curriculum else None)
-    return read_training_set(inputs.world, inputs.embeddings, inputs.targets, inputs.buckets, clip)
+    return read_training_set(inputs.world, inputs.embeddings, inputs.targets, inputs.buckets, clip, cache)
 
 
 def _export(found: Trained, base: Path, folder: Path) -> None:
@@ -137,7 +196,7 @@ def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> d
         "defence": defence.name,
         "method": defence.method,
         "params": to_spec(defence.params),
-        "train": to_spec(knobs),
+        "train": {name: value for name, value in to_spec(knobs).items() if name not in _MEMORY_ONLY},
         "seed": run.seed,
         "seeds": run.seeds,
         "inputs": {**tables, "clip": model_hash(inputs.clip)},

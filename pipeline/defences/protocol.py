@@ -1,7 +1,8 @@
 """What a defence is: one module of this folder with the names below, and one entry under `defences` in params.yaml.
 
     KIND: Kind                              "none" exports the base model, "trained" is tuned by the training loop,
-                                            "inference" leaves the model and acts inside the sampler
+                                            "inference" leaves the model and acts inside the sampler, "imported" is a
+                                            checkpoint of others: its Params have layout, folder and hash
     class Params                            frozen dataclass: the entry's keys besides `method` and `train`
     INPUT: Input                            trained only, optional: "pooled" (default) gets projected embeddings of
                                             captions and images, "tokens" gets token states of prompts
@@ -35,7 +36,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Kind = Literal["none", "trained", "inference"]
+Kind = Literal["none", "trained", "inference", "imported"]
 Reference = Literal["frozen", "live"]
 Input = Literal["pooled", "tokens"]
 Tower = Literal["text", "vision"]

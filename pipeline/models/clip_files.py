@@ -1,11 +1,12 @@
 """What a CLIP folder must be before and after it is loaded; every refusal names the folder and the thing."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from pipeline.errors import NearsafeError
@@ -14,8 +15,8 @@ from pipeline.errors import NearsafeError
 _OLD_END = 2
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a CLIPModel. Raises NearsafeError for another model, and for one that needs code of its own."""
+def config_file(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder. Raises NearsafeError where it is broken, or wants code of its own to be run."""
     file = Path(folder) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -25,6 +26,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise NearsafeError(f"{file}: not a configuration: expected an object")
     if "auto_map" in config:
         raise NearsafeError(f"{file}: auto_map: it wants code of its own to be run, which is never done")
+    return config
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a CLIPModel. Raises NearsafeError as `config_file` does, and for another model."""
+    config = config_file(folder)
     if config.get("model_type") != "clip":
         raise NearsafeError(f"{folder}: model_type {config.get('model_type')!r}, expected 'clip' (a whole CLIPModel)")
     return config
@@ -40,7 +47,12 @@ def check_weights(folder: Path, model: CLIPModel, loading: Mapping[str, Any]) ->
         raise NearsafeError(f"{whole}: {absent[0]} is missing")
     if adapter := sorted(name for name in loading["unexpected_keys"] if "lora_" in name):
         raise NearsafeError(f"{folder}: {adapter[0]}: an adapter that is not merged: merge it with peft first")
-    for name, weight in model.named_parameters():
+    check_finite(folder, model.named_parameters())
+
+
+def check_finite(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Raises NearsafeError for the first of the named tensors with NaN or infinity: one pass over them."""
+    for name, weight in weights:
         low, high = torch.aminmax(weight.detach())
         if not (torch.isfinite(low) and torch.isfinite(high)):
             raise NearsafeError(f"{folder}: {name} holds NaN or infinite values")
