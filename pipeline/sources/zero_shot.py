@@ -24,8 +24,8 @@ class Source:
     """`set`: a shipped set, or a .yaml file of classes. `images`: a folder, or shards (a folder of them, a pattern).
 
     `list`: a file that says which images of a folder are used; of CoOp's split files, list `split`. `templates`: other
-    ones than the set's. `label_is`: what a number as label means, a name in the data set's files or an id that counts as
-    the set's classes; `names`: a file with the names of the numbers, one a line. `per_class`: the first so many of each.
+    ones than the set's. `label_is`: what a number as label means, a name in the data set's files or an id that counts
+    as the set's classes; `names`: a file with the names of the numbers, one a line. `per_class`: the first so many.
     """
 
     set: str

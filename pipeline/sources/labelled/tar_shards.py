@@ -31,6 +31,7 @@ def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
     """
     number = 0
     try:
+        _check_end(file)
         with tarfile.open(file, "r|*") as archive:
             sample: dict[str, bytes] = {}
             key = ""
@@ -41,9 +42,12 @@ def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
                         yield from _item(file, name, number, key, sample, drops)
                         number += 1
                     sample, key = {}, stem
-                if not member.isreg() or kind not in (*_IMAGES, *_TEXTS):
+                if not (_is_image(kind) or kind in _TEXTS):
                     continue
-                if member.size > (MAX_BYTES if kind in _IMAGES else _MAX_TEXT):
+                if not member.isreg():
+                    drops.broken(Place(file, number, stem), f"member .{kind} is no file")
+                    continue
+                if member.size > (MAX_BYTES if _is_image(kind) else _MAX_TEXT):
                     drops.broken(Place(file, number, stem), f"member .{kind} has {member.size >> 20} MiB")
                     continue
                 sample[kind] = _read(archive, member)
@@ -60,14 +64,34 @@ def _split(member: str) -> tuple[str, str]:
     return folder + slash + stem, kind.lower()
 
 
+def _is_image(kind: str) -> bool:
+    """Also "left.png": a sample may have several, of which the plain one, else the first, is taken."""
+    return kind.rpartition(".")[2] in _IMAGES
+
+
+def _check_end(file: Path) -> None:
+    """Raises tarfile.ReadError for an archive that was cut, where it is not compressed: the library would not notice."""
+    if file.suffix.lower() != ".tar":
+        return
+    with file.open("rb") as stream:
+        size = stream.seek(0, 2)
+        stream.seek(max(size - 1024, 0))
+        if size % 512 or stream.read() != bytes(1024):
+            raise tarfile.ReadError("its end is missing")
+
+
 def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream: IO[bytes] | None = archive.extractfile(member)
-    return stream.read() if stream else b""
+    data = stream.read() if stream else b""
+    if len(data) < member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return data
 
 
 def _item(file: Path, name: str, number: int, key: str, sample: dict[str, bytes], drops: Drops) -> Iterator[Item]:
     place = Place(file, number)
-    image = next((sample[kind] for kind in _IMAGES if kind in sample), None)
+    plain = (sample[kind] for kind in _IMAGES if kind in sample)
+    image = next(plain, None) or next((data for kind, data in sample.items() if _is_image(kind)), None)
     if not image:
         drops.broken(place, "a sample without an image" if image is None else "the image is empty")
         return

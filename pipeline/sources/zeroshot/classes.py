@@ -73,8 +73,9 @@ def read_classes(name: str, root: Path) -> ClassSet:
         raise NearsafeError(f"set: expected one of {', '.join(shipped())}, or a .yaml file of classes; got {name!r}")
     path = root / name if own else FOLDER / f"{name}.yaml"
     values: Any = load(path)
-    if isinstance(values.get("classes"), Mapping):  # YAML reads a folder called 1 as a number
-        values = {**values, "classes": {str(key): str(value) for key, value in values["classes"].items()}}
+    for names in ("classes", "aliases"):  # YAML reads a folder called 1 as a number
+        if isinstance(values.get(names), Mapping):
+            values = {**values, names: {str(key): str(value) for key, value in values[names].items()}}
     table = build(_Table, values, str(path))
     ids: dict[str, set[int]] = {}
     for place, (key, title) in enumerate(table.classes.items()):
