@@ -10,8 +10,8 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 LENGTH, WIDTH = 12, 32
 
 
-def save_clip(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
-    """A CLIPModel of two layers (64 px images, projection 24) with a tokenizer of single letters."""
+def save_clip(folder: Path, seed: int = 0, width: int = WIDTH, layers: int = 2, projection: int = 24) -> Path:
+    """A CLIPModel (64 px images) with a tokenizer of single letters."""
     folder.mkdir(parents=True, exist_ok=True)
     characters = [chr(c) for c in range(33, 127)]
     tokens = [*dict.fromkeys(characters), *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
@@ -22,13 +22,18 @@ def save_clip(folder: Path, seed: int = 0, width: int = WIDTH) -> Path:
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=LENGTH, pad_token="<|endoftext|>"
     )
     begin, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
-    shape = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 2}
-    text = {"vocab_size": len(tokens), "max_position_embeddings": LENGTH, "projection_dim": 24}
+    shape = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_attention_heads": 2,
+        "num_hidden_layers": layers,
+    }
+    text = {"vocab_size": len(tokens), "max_position_embeddings": LENGTH, "projection_dim": projection}
     ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     config = CLIPConfig(
         text_config={**shape, **text, **ids},
-        vision_config={**shape, "image_size": 64, "patch_size": 16, "projection_dim": 24},
-        projection_dim=24,
+        vision_config={**shape, "image_size": 64, "patch_size": 16, "projection_dim": projection},
+        projection_dim=projection,
     )
     torch.manual_seed(seed)
     CLIPModel(config).save_pretrained(folder)
