@@ -96,7 +96,8 @@ def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimize
                     field_name, _, name = rest.partition("/")
                     parameter = parameters[name]
                     value = file.get_tensor(key)
-                    value = value if value.ndim == 0 else value.to(parameter.device)  # Adam keeps `step` on the CPU
+                    if value.ndim or optimizer.defaults.get("fused"):  # else Adam keeps `step` on the CPU
+                        value = value.to(parameter.device)
                     optimizer.state[parameter][field_name] = value
             log = {name: file.get_tensor(f"log/{name}").tolist() for name in _LOG}
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -1,7 +1,7 @@
 """Prompt pairs in memory for defences that work on token states: tokens, the undefended states of safe captions."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, Tokens, tokenize
 from pipeline.tables import read_output
 from pipeline.targets import TRAIN_SPLIT, pairs_of
-from pipeline.training_set import bucket_levels, caption_texts, category_numbers, distinct_ids
+from pipeline.training_set import bucket_levels, caption_texts, category_numbers, distinct_ids, sent
 
 _BATCH = 128  # prompts in one forward of the undefended tower
 _STREAM = 1024  # unsafe prompts whose states are held at a time: 240 MB at 77 x 768
@@ -57,6 +57,16 @@ class TokenSet:
 
 
 @dataclass(frozen=True)
+class TokenIndex:
+    """Which pairs a batch holds: rows (B,) and ends (B,) on the device, rows of the unsafe captions on the CPU."""
+
+    rows: Tensor
+    unsafe: Tensor
+    safe_ends: Tensor
+    unsafe_ends: Tensor
+
+
+@dataclass(frozen=True)
 class TokenFeed:
     """Batches for one training, and what does not change in it: the undefended tower, the method's own tensors."""
 
@@ -66,27 +76,47 @@ class TokenFeed:
     live: Tokens
     own: dict[str, Tensor]
     fixed: dict[str, Tensor]
+    shared: tuple[str, ...] = ("live",)
+    """Names in what `encode` gives that are not of one pair each."""
 
-    def batch(self, model: nn.Module, rows: Tensor) -> TokenBatch:
-        """States of the pairs `rows`: safe, unsafe and live texts in one forward of the model in training."""
-        device = next(self.tower.parameters()).device
+    def index(self, rows: Tensor) -> "TokenIndex":
+        """Where the pairs `rows` lie in the tables, and where their prompts end."""
+        device, captions = next(self.tower.parameters()).device, self.data.captions
         safe, unsafe = self.data.safe[rows], self.data.unsafe[rows]
-        captions = self.data.captions
-        ids = torch.cat([captions.ids[safe], captions.ids[unsafe], self.live.ids])
-        lengths = torch.cat([captions.lengths[safe], captions.lengths[unsafe], self.live.lengths])
-        encoded = encode(text_model(model), Tokens(ids, lengths), device)
-        parts = [len(rows), len(rows), len(self.live.lengths)]
-        now = [States(s, e) for s, e in zip(encoded.states.split(parts), encoded.ends.split(parts), strict=True)]
+        ends = (sent(captions.lengths[index] - 1, device) for index in (safe, unsafe))
+        return TokenIndex(sent(rows, device), unsafe, *ends)
+
+    def load(self, rows: Tensor, first: bool = True) -> tuple[Tensor, list[int]]:
+        """Token ids of safe, unsafe and, with the `first` part of a batch, live texts; and how many of each."""
+        live = self.live.ids if first else self.live.ids[:0]
+        ids = torch.cat(
+            [self.data.captions.ids[self.data.safe[rows]], self.data.captions.ids[self.data.unsafe[rows]], live]
+        )
+        return sent(ids, next(self.tower.parameters()).device), [len(rows), len(rows), len(live)]
+
+    def encode(self, model: nn.Module, inputs: tuple[Tensor, list[int]]) -> dict[str, Tensor]:
+        """States (B, L, D) of safe and unsafe prompts, (K, L, D) of live texts, in one forward of the model."""
+        ids, parts = inputs
+        states = text_model(model)(input_ids=ids).last_hidden_state.float()
+        return dict(zip(("safe", "unsafe", "live"), states.split(parts), strict=True))
+
+    def assemble(self, index: "TokenIndex", encoded: Mapping[str, Tensor]) -> TokenBatch:
+        """The batch: what was encoded, and what the undefended tower has."""
+        device = index.rows.device
         return TokenBatch(
-            safe=now[0],
-            unsafe=now[1],
-            live=now[2],
-            ref_safe=self.frozen.codebook.rows(self.frozen.safe[rows.to(device)]),
-            ref_unsafe=partial(self._undefended, unsafe),
-            own={name: table[rows.to(table.device)] for name, table in self.own.items()},
+            safe=States(encoded["safe"], index.safe_ends),
+            unsafe=States(encoded["unsafe"], index.unsafe_ends),
+            live=States(encoded["live"], (self.live.lengths - 1).to(device)),
+            ref_safe=self.frozen.codebook.rows(self.frozen.safe[index.rows]),
+            ref_unsafe=partial(self._undefended, index.unsafe),
+            own={name: table[index.rows.to(table.device)] for name, table in self.own.items()},
             fixed=self.fixed,
             frozen=self.frozen,
         )
+
+    def batch(self, model: nn.Module, rows: Tensor) -> TokenBatch:
+        """States of the pairs `rows`: safe, unsafe and live texts in one forward of the model in training."""
+        return self.assemble(self.index(rows), self.encode(model, self.load(rows)))
 
     @torch.no_grad()
     def _undefended(self, index: Tensor) -> States:

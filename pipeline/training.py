@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,19 @@ from transformers import CLIPModel
 from pipeline import checkpoint, seeds
 from pipeline.checkpoint import Log
 from pipeline.curriculum import epoch_rows
-from pipeline.defences.protocol import Batch, TokenBatch
+from pipeline.defences.protocol import Terms
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
+from pipeline.ledger import Ledger, Step
 from pipeline.models.adapters import TOWERS, Lora, trainable
 from pipeline.models.clip import Clip
 from pipeline.models.finetune import tune
-from pipeline.precision import Precision
+from pipeline.parallel import ahead
+from pipeline.precision import Attention, Compile, Precision, pick_attention, pick_compile
+from pipeline.team import Team
 from pipeline.token_set import TokenSet
 from pipeline.training_set import TrainingSet
+from pipeline.two_pass import two_pass
 
 Report = Callable[[str], None]
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -38,6 +42,12 @@ class TrainParams:
     on all. `categories`: only pairs of these categories of unsafe content; the pool of safe captions stays whole.
     `checkpoint_seconds`: wall time between checkpoints. `log_every`: steps between printed lines; the log table has
     every step.
+
+    What only costs or saves time and memory, and may move the last bits of a weight: `attention` and `compile`
+    (`pipeline.precision` has the rules of auto). `micro_batch`: pairs that pass through the towers at a time, null for
+    the whole batch; the loss is the whole batch's all the same (`pipeline.two_pass`). `processes`: how many train
+    together, each its share of `batch_size`; auto is one a GPU. `image_memory_mib`: decoded images beyond that lie in a
+    mapped file beside the checkpoints while the training runs.
     """
 
     batch_size: int
@@ -52,8 +62,17 @@ class TrainParams:
     optimizer: Literal["adam", "adamw"] = "adam"
     weight_decay: float = 0.0
     categories: tuple[str, ...] | None = None
+    attention: Attention = "auto"
+    compile: Compile = "auto"
+    micro_batch: int | None = None
+    processes: int | Literal["auto"] = 1
+    image_memory_mib: float = 8192
 
     def __post_init__(self) -> None:
+        if self.micro_batch is not None and self.micro_batch < 1:
+            raise ValueError(f"micro_batch must be 1 or more, or null, got {self.micro_batch}")
+        if self.processes != "auto" and not 1 <= self.processes <= self.batch_size:
+            raise ValueError(f"processes must be auto, or from 1 to batch_size, got {self.processes}")
         if min(self.batch_size, self.epochs, self.log_every) < 1 or self.lr <= 0 or self.weight_decay < 0:
             raise ValueError("batch_size, epochs and log_every must be 1 or more, lr above 0, weight_decay 0 or more")
         if self.categories == ():
@@ -85,75 +104,128 @@ class Trained:
     fixed: Mapping[str, Tensor]
 
 
-def train(job: Job, clip: Clip, state: Path, report: Report = print) -> Trained:
+@dataclass(frozen=True)
+class _Work:
+    """What a step reads, loaded: where its pairs lie, and the inputs of each part of this process's share of them."""
+
+    step: int
+    epoch: int
+    count: int
+    index: Any
+    parts: list[Any]
+
+
+def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team | None = None) -> Trained:
     """Train `clip` (changed in place) and return the plain model and the log of every step.
 
     `state` is the checkpoint file: written every `checkpoint_seconds` and at the end, continued from when it is there.
     A continued run takes the same steps as an uninterrupted one: batches, dropout and initial adapters are derived from
-    names. Raises NearsafeError naming defence, step and term when a loss or the gradient is not finite, for a category
-    that no pair has, and when curriculum and categories leave an epoch empty.
+    names. With a `team` every member calls this; the first one writes and reports, and alone has the log. Raises
+    NearsafeError naming defence, step and term when a loss or the gradient is not finite, for a category that no pair
+    has, and when curriculum and categories leave an epoch empty.
     """
     ends = _last_steps(job)
-    steps = ends[-1]
+    steps, leads, device = ends[-1], team is None or team.rank == 0, clip.model.device
     feed = job.data.feed(job.defence, clip)
+    before = clip.model.config._attn_implementation
+    attention, _ = pick_attention(job.params.attention, device, job.dtype)
+    if attention != before:
+        clip.model.set_attn_implementation(attention)
     tuned = tune(clip.model, job.params.lora, _generator(job, "adapters"), job.defence.towers)
     model = tuned.model
     model.train()
     parameters = trainable(model)
-    optimizer = _OPTIMIZERS[job.params.optimizer](
-        parameters.values(), lr=job.params.lr, weight_decay=job.params.weight_decay
-    )
+    optimizer = _optimizer(job, parameters, device)
     done, log = checkpoint.restore(state, parameters, optimizer)
-    if done:
+    if done and leads:
         report(f"{job.name}: continuing after step {done} of {steps}")
+    towers = [getattr(clip.model, f"{tower}_model") for tower in job.defence.towers]
+    if pick_compile(job.params.compile, device, steps)[0]:
+        for tower in towers:
+            tower.compile()
+    ledger = Ledger(job.name, log)
     saved = shown = time.monotonic()
     since = done
-    for step, epoch, rows in _batches(job):
-        if step <= done:
-            continue
-        with _seeded(job, step, clip.model.device):
-            batch = feed.batch(model, rows)
-        values = _step(job, batch, parameters, optimizer, step)
-        _append(log, epoch, values)
-        if step in ends:
-            log.drift.append([tuned.drift(tower) for tower in TOWERS])
-        if step % job.params.log_every == 0 or step == steps:
-            pace = (time.monotonic() - shown) / (step - since)
-            shown, since = time.monotonic(), step
-            report(f"{job.name}: {_progress(epoch, step, steps, values)}, {pace:.2f} s/step")
-        if time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps:
-            checkpoint.save(state, parameters, optimizer, step, log)
-            saved = time.monotonic()
+    loaded = (_load(job, feed, team, *work) for work in _batches(job) if work[0] > done)
+    with closing(ahead(loaded)) as works:
+        for work in works:
+            step = work.step
+            ledger.add(_step(job, feed, model, work, parameters, optimizer, team))
+            shows, ends_epoch = step % job.params.log_every == 0 or step == steps, step in ends
+            saves = leads and (time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps)
+            if device.type != "cuda" or shows or ends_epoch or saves:  # reading a number waits for the GPU
+                ledger.settle()
+            if ends_epoch and leads:
+                log.drift.append([tuned.drift(tower) for tower in TOWERS])
+            if shows and leads:
+                pace = (time.monotonic() - shown) / (step - since)
+                shown, since = time.monotonic(), step
+                report(f"{job.name}: epoch {work.epoch} step {step}/{steps} {ledger.last()}, {pace:.2f} s/step")
+            if saves:
+                checkpoint.save(state, parameters, optimizer, step, log)
+                saved = time.monotonic()
+    for tower in towers:
+        tower._compiled_call_impl = None
+    if attention != before:
+        clip.model.set_attn_implementation(before)
     return Trained(tuned.finish(), log, feed.fixed)
 
 
+def _optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+    """Fused on CUDA, one kernel for all parameters; elsewhere as torch chooses."""
+    fused = {"fused": True} if device.type == "cuda" else {}
+    return _OPTIMIZERS[job.params.optimizer](
+        parameters.values(), lr=job.params.lr, weight_decay=job.params.weight_decay, **fused
+    )
+
+
+def _load(job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor) -> _Work:
+    """A step's inputs, on the model's device."""
+    mine = rows if team is None else team.share(rows)
+    parts = mine.split(job.params.micro_batch or len(mine))
+    inputs = [feed.load(part, first=number == 0) for number, part in enumerate(parts)]
+    return _Work(step, epoch, len(rows), feed.index(rows), inputs)
+
+
 @contextmanager
-def _seeded(job: Job, step: int, device: torch.device) -> Iterator[None]:
-    """Dropout of a step from a generator of its own, and the precision of the job."""
+def _drawn(job: Job, step: int, device: torch.device, *part: str) -> Iterator[None]:
+    """Dropout of a step (of a part of it) from a generator of its own, and the precision of the job."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step)))
+        torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step), *part))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == torch.bfloat16):
             yield
 
 
 def _step(
     job: Job,
-    batch: Batch | TokenBatch,
+    feed: Any,
+    model: nn.Module,
+    work: _Work,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    step: int,
-) -> dict[str, tuple[float, float]]:
-    """One optimizer step; returns name to (weight, value) of every term."""
-    terms = job.defence.terms(batch)
-    values = torch.stack([value.detach().double() for _, value in terms.values()]).tolist()
-    _check_finite(job, step, dict(zip(terms, values, strict=True)))
+    team: Team | None,
+) -> Step:
+    """One optimizer step; what it computed, still on the device."""
+    device = next(iter(parameters.values())).device
     optimizer.zero_grad(set_to_none=True)
-    sum(weight * value for weight, value in terms.values()).backward()
+    if team is None and len(work.parts) == 1:
+        with _drawn(job, work.step, device):
+            batch = feed.assemble(work.index, feed.encode(model, work.parts[0]))
+        terms = job.defence.terms(batch)
+        sum(weight * value for weight, value in terms.values()).backward()
+    else:
+        rank = () if team is None else (f"process {team.rank}",)
+        drawn = lambda number: _drawn(job, work.step, device, *rank, f"part {number}")  # noqa: E731
+        terms = two_pass(feed, model, work.index, work.count, work.parts, drawn, job.defence.terms, team)
     limit = math.inf if job.params.max_grad_norm is None else job.params.max_grad_norm
     norm = nn.utils.clip_grad_norm_(list(parameters.values()), limit)
-    _check_finite(job, step, {"norm of the gradient": float(norm)})
     optimizer.step()
-    return {name: (float(terms[name][0]), value) for name, value in zip(terms, values, strict=True)}
+    return _recorded(work, terms, norm)
+
+
+def _recorded(work: _Work, terms: Terms, norm: Tensor) -> Step:
+    values = torch.stack([value.detach().double() for _, value in terms.values()])
+    return Step(work.step, work.epoch, tuple(terms), [float(weight) for weight, _ in terms.values()], values, norm)
 
 
 def _batches(job: Job) -> Iterator[tuple[int, int, Tensor]]:
@@ -178,6 +250,11 @@ def _rows(job: Job, epoch: int) -> Tensor:
         raise NearsafeError(f"{job.name}: train.categories: no pair of category {unknown[0]!r}; known: {known}")
     numbers = torch.tensor([job.data.categories.index(name) for name in wanted])
     return rows[torch.isin(job.data.category[rows], numbers)]
+
+
+def steps_of(job: Job) -> int:
+    """How many optimizer steps a training takes. Raises NearsafeError as `train` does."""
+    return _last_steps(job)[-1]
 
 
 def _last_steps(job: Job) -> list[int]:
@@ -206,25 +283,3 @@ def _why_empty(job: Job, epoch: int) -> str:
 def _generator(job: Job, *names: str) -> torch.Generator:
     """Randomness of a training seed: the same for every defence, so that two defences see the same batches."""
     return seeds.generator(job.root_seed, "train", str(job.seed), *names)
-
-
-def _check_finite(job: Job, step: int, values: dict[str, float]) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise NearsafeError(
-                f"{job.name}: step {step}: {name} is {value}; stopped, the last checkpoint is kept. "
-                "Lower lr or set max_grad_norm"
-            )
-
-
-def _append(log: Log, epoch: int, values: dict[str, tuple[float, float]]) -> None:
-    log.terms = list(values)
-    log.epoch.append(epoch)
-    log.value.append([value for _, value in values.values()])
-    log.weight.append([weight for weight, _ in values.values()])
-
-
-def _progress(epoch: int, step: int, steps: int, values: dict[str, tuple[float, float]]) -> str:
-    total = sum(weight * value for weight, value in values.values())
-    shown = " ".join(f"{name} {value:.3f}" for name, (_, value) in values.items())
-    return f"epoch {epoch} step {step}/{steps} total {total:.4f} ({shown})"

@@ -1,6 +1,6 @@
 """The training pairs in memory: tokens, decoded images, frozen references, targets, difficulty; and a batch of them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from pipeline.defences.protocol import Batch, Frozen, Reference
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError, TableError
-from pipeline.images import decode_image
+from pipeline.image_cache import ImageCache, load_images
 from pipeline.models.adapters import features
-from pipeline.models.clip import Clip, Tokens, pixels, to_uint8, tokenize
-from pipeline.shards import iterate_output
+from pipeline.models.clip import Clip, Tokens, pixels, tokenize
 from pipeline.tables import check_references, read_output
 from pipeline.vectors import read_vectors
 
@@ -28,8 +27,8 @@ _EMBEDDINGS = tuple(one.name for one in fields(Batch) if one.type is Tensor)
 class TrainingSet:
     """P quadruples. Captions and images are stored once each; the four columns (P,) int64 point into them.
 
-    `captions` holds C captions as tokens, `images` I images (I, 3, S, S) uint8, decoded and resized, all in memory:
-    I * 3 * S * S bytes, so 12 kB an image at 64 pixels and 150 kB at 224. `text_refs` (C, D) and `image_refs` (I, D)
+    `captions` holds C captions as tokens, `images` I images (I, 3, S, S) uint8, decoded and resized, in memory or
+    mapped from a file: 12 kB an image at 64 pixels and 150 kB at 224. `text_refs` (C, D) and `image_refs` (I, D)
     are float32 rows of the undefended model's embeddings. `nearest` (P, K) are the pairs whose safe captions are
     nearest to the unsafe one, nearest first; `category` (P,) numbers `categories`, in alphabetical order.
     """
@@ -47,6 +46,7 @@ class TrainingSet:
     nearest: Tensor
     category: Tensor
     categories: tuple[str, ...]
+    mapped: bool = False
 
     @cached_property
     def frozen(self) -> Frozen:
@@ -69,9 +69,9 @@ class TrainingSet:
         data = self.on(clip.model.device)
         return PooledFeed(data, defence, clip, defence.targets(data.frozen))
 
-    def references(self, rows: Tensor) -> dict[str, Tensor]:
-        """The six frozen embeddings (B, D) of a batch, by their names in `Batch`."""
-        frozen, target = self.frozen, self.nearest[rows, 0]
+    def references(self, rows: Tensor, target: Tensor | None = None) -> dict[str, Tensor]:
+        """The six frozen embeddings (B, D) of a batch, by their names in `Batch`; `target`: rows' proximal pairs."""
+        frozen, target = self.frozen, self.nearest[rows, 0] if target is None else target
         return {
             "ref_text_safe": frozen.text_safe[rows],
             "ref_text_unsafe": frozen.text_unsafe[rows],
@@ -84,15 +84,36 @@ class TrainingSet:
     def describe(self) -> str:
         """One line on size and memory."""
         size = "x".join(map(str, self.images.shape[1:]))
+        where = "mapped from a file" if self.mapped else "in memory"
         return (
             f"{len(self.pair_ids)} training pairs, {len(self.captions.lengths)} captions, {len(self.images)} images "
-            f"{size} uint8 in memory ({self.images.numel() / 2**20:.0f} MiB)"
+            f"{size} uint8 {where} ({self.images.numel() / 2**20:.0f} MiB)"
         )
 
 
 @dataclass(frozen=True)
+class Index:
+    """Which pairs a batch holds, on the model's device: their rows (B,) and those of their proximal pairs."""
+
+    rows: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the towers read for B pairs, safe ones first: token ids (2B, L), images (2B, 3, S, S) uint8 or None."""
+
+    ids: Tensor | None
+    images: Tensor | None
+
+
+@dataclass(frozen=True)
 class PooledFeed:
-    """Batches for one training, and what does not change in it: the method's own tables."""
+    """Batches for one training, and what does not change in it: the method's own tables.
+
+    A batch is made in three steps, so that the first can run ahead, and the second by parts: `load` (host), `encode`
+    (the model in training), `assemble`.
+    """
 
     data: TrainingSet
     defence: Defence
@@ -100,14 +121,41 @@ class PooledFeed:
     own: dict[str, Tensor]
     fixed: Mapping[str, Tensor] = field(default_factory=dict)
     """Tensors to keep with the checkpoint: a pooled method has none."""
+    shared: tuple[str, ...] = ()
+    """Names in what `encode` gives that are not of one pair each: none."""
+
+    def index(self, rows: Tensor) -> Index:
+        """Where the pairs `rows` (on the CPU) lie in the tables."""
+        device = self.clip.model.device
+        return Index(sent(rows, device), sent(self.data.nearest[rows, 0], device))
+
+    def load(self, rows: Tensor, first: bool = True) -> Inputs:
+        """What the towers read for the pairs `rows`, sent to the device."""
+        data, device, towers = self.data, self.clip.model.device, self.defence.towers
+        ids = images = None
+        if "text" in towers:
+            ids = sent(data.captions.rows(torch.cat([data.text_safe[rows], data.text_unsafe[rows]])), device)
+        if "vision" in towers:
+            images = sent(data.images[torch.cat([data.image_safe[rows], data.image_unsafe[rows]])], device)
+        return Inputs(ids, images)
+
+    def encode(self, model: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
+        """Embeddings (B, D) by their names in `Batch`; those of a live reference, `ref_*`, without gradient."""
+        return encode(model, self.clip, inputs, self.defence.reference)
+
+    def assemble(self, index: Index, encoded: Mapping[str, Tensor]) -> Batch:
+        """The batch: what was encoded, and what the tables have."""
+        return assemble(self.data, index, encoded, self.own)
 
     def batch(self, model: nn.Module, rows: Tensor) -> Batch:
         """Embeddings of the pairs `rows` under the model in training."""
-        return forward(model, self.clip, self.data, rows, self.defence.towers, self.own, self.defence.reference)
+        return self.assemble(self.index(rows), self.encode(model, self.load(rows)))
 
 
-def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Path, clip: Clip) -> TrainingSet:
-    """Every pair that has a target and a bucket, in order of pair ids.
+def read_training_set(
+    world: Path, embeddings: Path, targets: Path, buckets: Path, clip: Clip, cache: ImageCache | None = None
+) -> TrainingSet:
+    """Every pair that has a target and a bucket, in order of pair ids; images in memory, or where `cache` has them.
 
     Raises TableError for a dangling id, a pair without an image, an unreadable image; NearsafeError when the embeddings
     are those of another model than `clip`.
@@ -120,11 +168,12 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
     captions, text_columns = distinct_ids(pairs, "caption_id", world)
     image_ids, image_columns = distinct_ids(pairs, "image_id", world)
     names, numbers = category_numbers(pairs)
+    images, mapped = load_images(image_ids, world, clip, cache)
     return TrainingSet(
         pair_ids=tuple(ids),
         levels=bucket_levels(ids, buckets),
         captions=tokenize(clip, caption_texts(captions, world)),
-        images=_images(image_ids, world, clip),
+        images=images,
         text_refs=text.of(captions),
         image_refs=image.of(image_ids),
         text_safe=text_columns[0],
@@ -134,48 +183,45 @@ def read_training_set(world: Path, embeddings: Path, targets: Path, buckets: Pat
         nearest=nearest,
         category=numbers,
         categories=names,
+        mapped=mapped,
     )
 
 
-def forward(
-    model: nn.Module,
-    clip: Clip,
-    data: TrainingSet,
-    rows: Tensor,
-    towers: Sequence[str],
-    own: Mapping[str, Tensor] | None = None,
-    reference: Reference = "frozen",
-) -> Batch:
-    """Embeddings of a batch of pairs: both captions in one forward of 2B, both images in one, no frozen forward.
+def encode(model: nn.Module, clip: Clip, inputs: Inputs, reference: Reference = "frozen") -> dict[str, Tensor]:
+    """Embeddings (B, D) of the given inputs: both captions in one forward of 2B, both images in one, no frozen forward.
 
-    `own` holds the defence's own tables (P, D). `reference` "live" replaces the safe and unsafe references by a second
-    forward of `model` itself, without gradient, in the mode it is in: its adapters and its dropout included.
+    `reference` "live" adds a second forward of `model` itself, without gradient, in the mode it is in: its adapters and
+    its dropout included.
     """
-    device = clip.model.device
-    found = data.references(rows)
-    columns: dict[str, tuple[Tensor, Tensor, str, Callable[[Tensor], Tensor]]] = {
-        "text": (data.text_safe, data.text_unsafe, "text", lambda index: _text(model, data.captions, index, device)),
-        "image": (data.image_safe, data.image_unsafe, "vision", lambda index: _image(model, clip, data.images, index)),
-    }
-    for name, (safe, unsafe, tower, encode) in columns.items():
-        if tower in towers:
-            both = torch.cat([safe[rows], unsafe[rows]])
-            found[f"{name}_safe"], found[f"{name}_unsafe"] = encode(both).float().chunk(2)
-            if reference == "live":
-                with torch.no_grad():
-                    found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"] = encode(both).float().chunk(2)
-        else:
-            found[f"{name}_safe"], found[f"{name}_unsafe"] = found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"]
-    mine = {name: table[rows] for name, table in (own or {}).items()}
+    found = {}
+    for name, value, forward in (
+        ("text", inputs.ids, lambda ids: features(model, ids=ids)),
+        ("image", inputs.images, lambda images: features(model, pixel_values=pixels(images, clip))),
+    ):
+        if value is None:
+            continue
+        found[f"{name}_safe"], found[f"{name}_unsafe"] = forward(value).float().chunk(2)
+        if reference == "live":
+            with torch.no_grad():
+                found[f"ref_{name}_safe"], found[f"ref_{name}_unsafe"] = forward(value).float().chunk(2)
+    return found
+
+
+def assemble(data: TrainingSet, index: Index, encoded: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Batch:
+    """A batch of embeddings in training and frozen ones, which also stand for a tower that is not trained.
+
+    `own` holds the defence's own tables (P, D).
+    """
+    found = data.references(index.rows, index.target) | encoded
+    for name in ("text_safe", "text_unsafe", "image_safe", "image_unsafe"):
+        found.setdefault(name, found[f"ref_{name}"])
+    mine = {name: table[index.rows.to(table.device)] for name, table in own.items()}
     return Batch(**{name: found[name] for name in _EMBEDDINGS}, own=mine, frozen=data.frozen)
 
 
-def _text(model: nn.Module, captions: Tokens, index: Tensor, device: torch.device) -> Tensor:
-    return features(model, ids=captions.rows(index).to(device, non_blocking=True))
-
-
-def _image(model: nn.Module, clip: Clip, images: Tensor, index: Tensor) -> Tensor:
-    return features(model, pixel_values=pixels(images[index], clip))
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; to CUDA from pinned memory, which the copy does not wait for."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:
@@ -230,20 +276,3 @@ def caption_texts(ids: Sequence[str], world: Path) -> list[str]:
     if missing := [caption for caption in ids if caption not in text]:
         raise TableError(f"{world}: pairs: caption {missing[0]!r} is not in the captions")
     return [text[caption] for caption in ids]
-
-
-def _images(ids: Sequence[str], world: Path, clip: Clip) -> Tensor:
-    """Images (I, 3, S, S) uint8 in order of `ids`, decoded shard by shard."""
-    row = {item: i for i, item in enumerate(ids)}
-    found = torch.empty((len(ids), 3, clip.image_size, clip.image_size), dtype=torch.uint8)
-    seen: set[str] = set()
-    for file, table in iterate_output(world, "images"):
-        table = table.filter(pc.is_in(table.column("image_id"), pa.array(ids, pa.string())))
-        cells = zip(table.column("image_id").to_pylist(), table.column("image").to_pylist(), strict=True)
-        for item, cell in cells:
-            image = decode_image(cell, f"{file}: column 'image', image_id {item!r}")
-            found[row[item]] = to_uint8([image], clip.image_size, clip.resample)[0]
-            seen.add(item)
-    if missing := [item for item in ids if item not in seen]:
-        raise TableError(f"{world}: pairs: image {missing[0]!r} is not in the images")
-    return found

@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from pipeline import training
-from pipeline.defences.registry import read_defence
+from pipeline.defences.protocol import Batch
+from pipeline.defences.registry import Defence, read_defence
 from pipeline.errors import NearsafeError
 from pipeline.metrics.drift import tower_sizes, weight_drift
 from pipeline.models.adapters import attach, trainable
-from pipeline.models.clip import encode_images, encode_texts, load_clip
+from pipeline.models.clip import Clip, encode_images, encode_texts, load_clip
 from pipeline.train_defence import read_train_params
 from pipeline.training import Job, train
-from pipeline.training_set import TrainingSet, forward, read_training_set
+from pipeline.training_set import PooledFeed, TrainingSet, read_training_set
 from stages import bucket_difficulty, embed, mine_pairs
 from tests.learning import captions, save_clip, save_params, save_world
 
@@ -49,6 +50,11 @@ def job(made, data) -> Callable[..., Job]:
     return make
 
 
+def forward(model, clip: Clip, data: TrainingSet, rows: torch.Tensor, defence: Defence) -> Batch:
+    """A batch of these pairs as the defence gets it, without tables of its own."""
+    return PooledFeed(data, defence, clip, {}).batch(model, rows)
+
+
 def run(job: Job, made: Path, state: Path) -> tuple[dict[str, torch.Tensor], dict[str, list], list[str]]:
     """Weights of the merged model, columns of the log, printed lines."""
     lines: list[str] = []
@@ -61,7 +67,7 @@ def test_the_training_set_is_what_the_tables_say(made, data):
     clip = load_clip(made / "clip")
     assert len(data.pair_ids) == 12 and "test-pair" not in data.pair_ids
     rows = torch.arange(12)
-    batch = forward(clip.model, clip, data, rows, ("text", "vision"))
+    batch = forward(clip.model, clip, data, rows, read_defence(made / "params.yaml", "safer_clip"))
     for side in ("text_safe", "text_unsafe", "image_safe", "image_unsafe"):
         live = torch.nn.functional.normalize(getattr(batch, side).detach(), dim=1)
         torch.testing.assert_close(live, getattr(batch, f"ref_{side}"), atol=1e-5, rtol=1e-4)
@@ -78,7 +84,7 @@ def test_at_the_start_preservation_is_zero_and_redirection_is_that_of_the_tables
     adapted = attach(clip.model, task.params.lora, torch.Generator().manual_seed(0), task.defence.towers)
     adapted.eval()
     with torch.no_grad():
-        batch = forward(adapted, clip, task.data, torch.arange(12), task.defence.towers)
+        batch = forward(adapted, clip, task.data, torch.arange(12), task.defence)
     terms = task.defence.terms(batch)
     assert abs(terms["text_preserve_uni"][1].item()) < 1e-6 and abs(terms["image_preserve_uni"][1].item()) < 1e-6
     gap = (batch.ref_image_unsafe * batch.ref_text_unsafe).sum(1) - (batch.ref_image_unsafe * batch.prox_text).sum(1)
@@ -92,11 +98,11 @@ def test_every_term_trains_the_adapters_of_the_tower_it_names_and_nothing_else(m
     for name, parameter in trainable(adapted).items():
         if "lora_B" in name:  # zero at first, which hides A and makes the preservation terms stationary
             parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(len(name)))
-    names = list(task.defence.terms(forward(adapted, clip, task.data, torch.arange(6), task.defence.towers)))
+    names = list(task.defence.terms(forward(adapted, clip, task.data, torch.arange(6), task.defence)))
     assert len(names) == 8
     for term in names:
         adapted.zero_grad(set_to_none=True)
-        task.defence.terms(forward(adapted, clip, task.data, torch.arange(6), task.defence.towers))[term][1].backward()
+        task.defence.terms(forward(adapted, clip, task.data, torch.arange(6), task.defence))[term][1].backward()
         reached = {name for name, p in adapted.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         tower = {"text": "text_model", "image": "vision_model"}[term.split("_")[0]]
         expected = {name for name in trainable(adapted) if f".{tower}." in name}
@@ -114,14 +120,14 @@ def test_the_aliased_reference_is_the_model_itself_and_drifts_with_it(made, job,
             parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(len(name)))
     rows = torch.arange(12)
     adapted.eval()
-    batch = forward(adapted, clip, data, rows, aliased.towers, reference="live")
+    batch = forward(adapted, clip, data, rows, aliased)
     assert torch.equal(batch.text_safe, batch.ref_text_safe) and torch.equal(batch.image_safe, batch.ref_image_safe)
     assert not batch.ref_text_safe.requires_grad and batch.text_safe.requires_grad
     frozen = torch.nn.functional.cosine_similarity(batch.ref_text_safe, data.frozen.text_safe)
     assert (frozen < 0.99).any(), "the alias left the pre-trained model"
     assert aliased.terms(batch)["text_preserve_uni"][1].item() == pytest.approx(0, abs=1e-6)
     adapted.train()
-    noisy = forward(adapted, clip, data, rows, aliased.towers, reference="live")
+    noisy = forward(adapted, clip, data, rows, aliased)
     assert aliased.terms(noisy)["text_preserve_uni"][1].item() > 1e-4, "preservation 1 is dropout noise"
 
 
