@@ -1,6 +1,7 @@
 """Streams the user's data sets into the tables of the `world` stage: bounded memory, resumable, every drop counted."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,14 @@ def ingest(knobs: SourcesParams, entries: list[Entry], out: Path, log: Log) -> N
         raise NearsafeError(f"sources.root: {knobs.root}: no such folder")
     spec = {"stage": STAGE, "sources": to_spec(knobs)}
     code = source_hash(sorted(Path(__file__).parent.rglob("*.py")))
-    segments = Segments(out, spec, fingerprint(knobs.root, code), knobs.shard_rows)
+    segments = Segments(out, spec, fingerprint(knobs.root, out, code), knobs.shard_rows)
+    with closing(segments.seen):
+        _ingest(knobs, entries, segments, log)
+    segments.finish()
+
+
+def _ingest(knobs: SourcesParams, entries: list[Entry], segments: Segments, log: Log) -> None:
+    """Everything but the manifest."""
     if segments.state["segments"]:
         log(f"world: going on after {segments.state['segments']} segments of an interrupted run")
     filters: list[dict[str, Any]] = []
@@ -44,9 +52,8 @@ def ingest(knobs: SourcesParams, entries: list[Entry], out: Path, log: Log) -> N
         log(f"world: {entry.name}: {kept} of {kept + drops.total()} rows" + _summary(drops))
     segments.output.write(table_file("filters"), "filters", filters)
     if report:
-        (out / REPORT).write_text("\n".join(report) + "\n", encoding="utf-8")
+        (segments.output.path / REPORT).write_text("\n".join(report) + "\n", encoding="utf-8")
         segments.output.add_file(REPORT)
-    segments.finish()
 
 
 def _ingest_entry(entry: Entry, knobs: SourcesParams, segments: Segments, log: Log) -> tuple[int, Drops]:

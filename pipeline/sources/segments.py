@@ -16,6 +16,8 @@ from pipeline.sources.seen import Seen
 from pipeline.tables import Output
 
 TABLES = ("captions", "images", "pairs", "classes", "labels", "prompts", "origins")
+REQUIRED = TABLES[:-1]
+"""Tables that later stages read: a shard without rows is written where the sources have none."""
 _RESUME = ".resume"
 _STATE, _INDEX = "state.json", "seen.sqlite"
 _IMAGE_BYTES = 64 << 20
@@ -66,8 +68,10 @@ class Segments:
         self._clear()
 
     def finish(self) -> None:
-        """Remove the state and write the manifest. A table of which the sources have no row has no file."""
-        self.seen.close()
+        """Write the tables that have no row, remove the state (its index is closed), and write the manifest."""
+        for table in REQUIRED:
+            if not self.state["shards"][table]:
+                self.output.write(shard_file(table, 0), table, [])
         self.output.finish()
 
     def _finished(self, shards: dict[str, int]) -> bool:
@@ -78,11 +82,15 @@ class Segments:
         self._bytes = 0
 
 
-def fingerprint(root: Path, code: str) -> str:
-    """A hash of the names, sizes and times of all files below `root`, and of `code`. It never leaves the state file."""
+def fingerprint(root: Path, out: Path, code: str) -> str:
+    """A hash of the names, sizes and times of all files below `root` (those of `out` left out), and of `code`.
+
+    It never leaves the state file.
+    """
+    own = os.path.realpath(out)
     digest = hashlib.sha256(code.encode())
     for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if name != "__pycache__")
+        folders[:] = sorted(n for n in folders if n != "__pycache__" and os.path.realpath(f"{folder}/{n}") != own)
         for name in sorted(files):
             found = os.stat(os.path.join(folder, name))
             digest.update(f"{folder}\0{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())

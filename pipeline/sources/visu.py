@@ -81,10 +81,11 @@ class Source:
             path = _coco_image(root / self.safe_images, coco)
             rows.append(ImageRow(images[0], False, split, path, caption=keys[0], origin=origin))
         if self.unsafe_images is not None:
-            path = _unsafe_image(root / self.unsafe_images, cells, released, place, drops)
+            folder = root / self.unsafe_images
+            path = _unsafe_image(folder, cells, released, place, drops)
             if path is None:
                 return None
-            images[1] = f"{split}/unsafe/{path.as_posix()}"
+            images[1] = f"{split}/unsafe/{path.relative_to(folder).as_posix()}"
             rows.append(ImageRow(images[1], True, split, path, caption=keys[1], origin=origin))
         rows.append(PairRow(*keys, category, split, *images))
         return Record(place, tuple(rows), cells_as_text(cells))
