@@ -7,6 +7,7 @@ layers than the slot: Stable Diffusion 2.x uses the first 23 of the 24 of CLIP H
 
 import copy
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ INDEX = "model_index.json"
 # Parts of a pipeline that neither make the image nor are ours to ship: an export leaves them out.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 _COPIED = frozenset({".json", ".txt", ".model", ".jinja"})
+_FP16 = ".fp16"
+_DEFAULT = re.compile(r"(diffusion_pytorch_model|model)(-\d+-of-\d+)?\.safetensors")  # names that loaders look for
 
 
 @dataclass(frozen=True)
@@ -253,16 +256,20 @@ def _index(source: Path, slots: Mapping[str, Slot]) -> dict[str, Any]:
 
 
 def _copy(folder: Path, out: Path) -> None:
-    """Settings, and the weights that are loaded by default: no second copy in another number format."""
+    """Settings, and the weights that are loaded by default; fp16 ones under that name where there are no others."""
     out.mkdir(parents=True)
-    for file in sorted(folder.iterdir()):
-        weights = file.suffix == ".safetensors" and len(file.name.split(".")) == 2
-        if file.is_file() and (weights or (file.suffix in _COPIED and ".index." not in file.name) or _is_index(file)):
-            shutil.copyfile(file, out / file.name)
-
-
-def _is_index(file: Path) -> bool:
-    return file.name.endswith(".safetensors.index.json")
+    files = [file for file in sorted(folder.iterdir()) if file.is_file()]
+    half = all(_FP16 in file.name for file in files if file.suffix == ".safetensors")
+    for file in files:
+        weights = ".safetensors" in file.name
+        if file.suffix not in (*_COPIED, ".safetensors") or (weights and (_FP16 in file.name) != half):
+            continue
+        if weights and file.suffix == ".json":  # which shard holds a tensor
+            (out / file.name.replace(_FP16, "")).write_text(file.read_text(encoding="utf-8").replace(_FP16, ""))
+        elif file.suffix == ".json" and ".index." in file.name:
+            continue  # of weights in another format
+        elif not weights or _DEFAULT.fullmatch(file.name.replace(_FP16, "")):
+            shutil.copyfile(file, out / file.name.replace(_FP16, ""))
 
 
 def _shape(shape: Mapping[str, Any]) -> str:
