@@ -16,8 +16,9 @@ from pipeline.shards import iterate_output
 from pipeline.vectors import Vectors, normalise
 
 
-def images_of(path: Path, wanted: Collection[str]) -> Iterator[tuple[list[str], list[Image.Image]]]:
-    """(ids, RGB images) of the wanted items of an output's table "images", shard by shard.
+def images_of(path: Path, wanted: Collection[str], block: int = 256) -> Iterator[tuple[list[str], list[Image.Image]]]:
+    """(ids, RGB images) of the wanted items of an output's table "images", in order of the shards, `block` at a time:
+    a shard of photographs in full size would not fit in memory.
 
     Raises TableError naming file and row for an unreadable image, and the first wanted id that no shard holds.
     """
@@ -28,8 +29,10 @@ def images_of(path: Path, wanted: Collection[str]) -> Iterator[tuple[list[str], 
         found = table.filter(mask)
         ids = found["image_id"].to_pylist()
         seen.update(ids)
-        cells = zip(rows, ids, found["image"].to_pylist(), strict=True)
-        yield ids, [decode_image(cell, f"{file}: row {row} (image_id={item!r})") for row, item, cell in cells]
+        for at in range(0, len(ids), block):
+            cells = zip(rows[at:], ids[at:], found["image"].slice(at, block).to_pylist(), strict=False)
+            images = [decode_image(cell, f"{file}: row {row} (image_id={item!r})") for row, item, cell in cells]
+            yield ids[at : at + block], images
     if missing := sorted(set(wanted) - seen):
         raise TableError(f"{path}: table 'images': no image {missing[0]!r} ({len(missing)} missing)")
 
@@ -52,7 +55,7 @@ class Encoder:
         """Normalised image embeddings of the wanted items. Raises TableError as `images_of`, NearsafeError for NaN."""
         new = [item for item in wanted if not self.known_images or item not in self.known_images.row]
         ids, parts = [], []
-        for found, images in images_of(path, new) if new else ():
+        for found, images in images_of(path, new, self.batch_size) if new else ():
             ids += found
             parts.append(encode_images(self.clip, images, self.batch_size))
         width = self.clip.model.config.projection_dim

@@ -458,6 +458,9 @@ def test_images_come_back_by_id_over_shards(made):
     ids, images = zip(*images_of(made.data.world, {"i-ws0", "i-ws4"}), strict=True)
     assert ids == (["i-ws0"], ["i-ws4"])
     assert np.array_equal(np.asarray(images[1][0]), picture(4))
+    wanted = {f"i-ws{n}" for n in range(6)}
+    blocks = list(images_of(made.data.world, wanted, block=2))
+    assert max(len(ids) for ids, _ in blocks) == 2 and {item for ids, _ in blocks for item in ids} == wanted
 
 
 def test_split_and_missing_images_leave_the_benchmark(made, tmp_path):

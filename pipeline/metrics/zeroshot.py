@@ -1,4 +1,7 @@
-"""Zero-shot classification: each class is the mean of its prompts' normalised text embeddings."""
+"""Zero-shot classification: each class is the mean of its prompts' normalised text embeddings.
+
+Made for tasks of the size of ImageNet (50,000 images, 1,000 classes): a step holds a block of rows at a time.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pipeline.metrics.intervals import Estimate, percentiles
+
+_BLOCK = 1 << 22  # numbers (of 8 bytes) that a step holds at once
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,10 @@ class Classifier:
         """Class ids (N,) int64 of image embeddings (N, D); ties (to 1e-9) go to the lowest class id."""
         if len(images) == 0:
             return np.zeros(0, dtype=np.int64)
+        rows = max(1, _BLOCK // max(self.vectors.shape))
+        return np.concatenate([self._nearest(images[at : at + rows]) for at in range(0, len(images), rows)])
+
+    def _nearest(self, images: Tensor) -> np.ndarray:
         scores = normalize(images.to(torch.float64), dim=1) @ self.vectors.T
         return self.class_ids[np.round(scores.numpy(), 9).argmax(axis=1)]
 
@@ -44,8 +53,12 @@ def mean_over_tasks(correct: np.ndarray, replicates: int, rng: np.random.Generat
         return Estimate(None, 0, method="bootstrap")
     labelled = np.isfinite(correct).astype(np.float64)
     right = np.where(labelled > 0, correct, 0.0)
-    weights = np.stack([np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(replicates)])
-    with np.errstate(invalid="ignore"):  # a task without a label in one resample is left out of its mean
-        shares = (weights @ right) / (weights @ labelled)
+    shares = np.empty((replicates, correct.shape[1]))
+    block = max(1, _BLOCK // count)
+    for at in range(0, replicates, block):
+        resamples = (rng.integers(0, count, count) for _ in range(at, min(at + block, replicates)))
+        weights = np.stack([np.bincount(rows, minlength=count) for rows in resamples])
+        with np.errstate(invalid="ignore"):  # a task without a label in one resample is left out of its mean
+            shares[at : at + block] = (weights @ right) / (weights @ labelled)
     value = float(np.nanmean(right.sum(0) / labelled.sum(0)))
     return Estimate(value, count, *percentiles(np.nanmean(shares, axis=1)), "bootstrap")

@@ -70,7 +70,7 @@ def _is_image(kind: str) -> bool:
 
 
 def _check_end(file: Path) -> None:
-    """Raises tarfile.ReadError for an archive that was cut, where it is not compressed: the library would not notice."""
+    """Raises tarfile.ReadError for a plain archive that was cut: the library would take what is left for the whole."""
     if file.suffix.lower() != ".tar":
         return
     with file.open("rb") as stream:
