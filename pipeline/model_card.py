@@ -10,31 +10,39 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
+from pipeline.models import hub
+from pipeline.models.recovery import Recovered
 from pipeline.results.report import SECTIONS, markdown
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # The licence of the models that come with this repository; that of another base model is not known here.
 _WORLD = Path("pipeline/world/weights")
-_LIBRARIES = ("torch", "transformers", "diffusers", "safetensors")
+_LIBRARIES = ("torch", "transformers", "diffusers", "safetensors", "peft")
 
 
 @dataclass(frozen=True)
 class Card:
     """Facts for the template. `own`, `undefended`: rows of the `headline` view by name; `spec`: of the checkpoint.
 
-    `about`: one sentence on the method, with its paper; `diffusion`: the folder whose U-Net and VAE are in pipeline/,
-    None where that was left out; `sampling`: steps and guidance that images were scored with.
+    `about`: one sentence on the method, with its paper; `parts`: the folders beside the card; `diffusion`: the folder
+    whose denoiser and VAE are in pipeline/, `slot` where the defended tower is in it and `pipeline_class` its class,
+    all None without that part; `sampling`: steps and guidance that images were scored with; `adapter`: how well the
+    adapter was found again.
     """
 
     defence: str
     method: str
     about: str
-    trained: bool
+    kind: str
     towers: tuple[str, ...]
     seed: int
     hash: str
     base: Path
+    parts: tuple[str, ...]
     diffusion: Path | None
+    slot: str | None
+    pipeline_class: str | None
+    adapter: Recovered | None
     own: Mapping[str, Mapping[str, Any]]
     undefended: Mapping[str, Mapping[str, Any]]
     spec: Mapping[str, Any]
@@ -51,8 +59,11 @@ def render_card(card: Card) -> str:
         front_matter=_yaml(_front_matter(card)).rstrip(),
         sections=[(section.title, section.reading, table) for section, table in _tables(card)],
         world=_is_world(card.base),
-        base=_shown(card.base),
-        diffusion=_shown(card.diffusion) if card.diffusion else None,
+        base=shown(card.base),
+        pinned=_pinned(card.base),
+        diffusion=shown(card.diffusion) if card.diffusion else None,
+        diffusion_pinned=_pinned(card.diffusion) if card.diffusion else None,
+        source=_source(card) if card.kind == "imported" else None,
         settings=_yaml({key: card.spec[key] for key in ("params", "train") if key in card.spec}).rstrip(),
         inputs=dict(sorted(card.spec.get("inputs", {}).items())),
         trained_with=dict(sorted(card.spec.get("libraries", {}).items())),
@@ -65,8 +76,8 @@ def _front_matter(card: Card) -> dict[str, Any]:
     licence = {"license": "apache-2.0"} if world else {"license": "other", "license_name": "that-of-the-base-model"}
     kind = {"pipeline_tag": "text-to-image"} if card.diffusion else {}
     tags = ["nearsafe", card.method, "clip", *(["stable-diffusion"] if card.diffusion else []), "safety"]
-    library = "diffusers" if card.diffusion else "transformers"
-    return {**licence, "base_model": _shown(card.base), "library_name": library, **kind, "tags": tags}
+    library = "diffusers" if card.diffusion else "peft" if card.parts == ("adapter",) else "transformers"
+    return {**licence, "base_model": shown(card.base), "library_name": library, **kind, "tags": tags}
 
 
 def _tables(card: Card) -> list[tuple[Any, list[str]]]:
@@ -97,9 +108,21 @@ def _cell(row: Mapping[str, Any] | None, digits: int) -> str:
     return text if None in interval else f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
-def _shown(folder: Path) -> str:
-    """A folder as others may see it: as params.yaml has it, or its name where that is a path of this machine."""
-    return folder.name if folder.is_absolute() else folder.as_posix()
+def shown(folder: Path) -> str:
+    """A folder as others may see it: its hub id, its path in the clone, or its name where it lies elsewhere."""
+    return hub.hub_id(folder) or (folder.name if folder.is_absolute() else folder.as_posix())
+
+
+def _pinned(folder: Path) -> str | None:
+    """The commit of a fetched folder."""
+    record = hub.find_record(folder) if folder.is_dir() else None
+    return record.revision if record else None
+
+
+def _source(card: Card) -> dict[str, Any]:
+    """Where an imported checkpoint is from."""
+    folder = Path(card.spec["params"]["folder"])
+    return {"layout": card.spec["params"]["layout"], "folder": shown(folder), "pinned": _pinned(folder)}
 
 
 def _is_world(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from pipeline.errors import NearsafeError
 from pipeline.models.quiet import quiet
 
 # Tokenizer and image processor do not change with training: they are copied from the base folder, byte by byte.
-_COMPANIONS = (
+COMPANIONS = (
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.json",
@@ -31,7 +31,7 @@ def export_clip(model: CLIPModel, base: Path, out: Path) -> None:
     partial = _partial(out)
     with quiet():
         model.save_pretrained(partial)
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         if (base / name).is_file():
             shutil.copyfile(base / name, partial / name)
     _publish(partial, out)
@@ -43,7 +43,7 @@ def copy_clip(base: Path, out: Path) -> None:
         raise NearsafeError(f"{base}: not a model folder: no config.json")
     partial = _partial(out)
     weights = [file.name for file in sorted(base.glob("*.safetensors"))]
-    for name in (*_COMPANIONS, *_MODEL, *weights):
+    for name in (*COMPANIONS, *_MODEL, *weights):
         if (base / name).is_file():
             shutil.copyfile(base / name, partial / name)
     _publish(partial, out)
