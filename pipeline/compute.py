@@ -8,8 +8,9 @@ library versions, kind of processor and number of threads (docs/scale.md).
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, Literal
 
 from pipeline.parallel import ahead
@@ -70,6 +71,29 @@ class Shard:
     job: Any
     group: str = ""
     rows: int = 0
+
+
+@dataclass
+class Progress:
+    """How many of `total` images there are; the time left follows from those made since the start."""
+
+    total: int
+    done: int = 0
+    made: int = 0
+    started: float = field(default_factory=monotonic)
+
+    def kept(self, images: int) -> None:
+        """Count images that an earlier run finished."""
+        self.done += images
+
+    def add(self, images: int) -> None:
+        """Count images made now."""
+        self.done += images
+        self.made += images
+
+    def __str__(self) -> str:
+        left = (monotonic() - self.started) / max(1, self.made) * (self.total - self.done)
+        return f"{self.done} of {self.total} images" + (f", about {left:.0f} s left" if self.done < self.total else "")
 
 
 Pool = Callable[[Sequence[Shard]], Iterator[tuple[Shard, Any]]]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 from pipeline import agewords
 from pipeline import prompts as prompts_module
 from pipeline import seeds as generation_seeds
+from pipeline.compute import Progress, Shard, Task, open_pool, read_compute, run_shards
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
@@ -109,41 +109,48 @@ class Sampling:
 Sampler = Callable[[Sampling, list[Row]], torch.Tensor]
 
 
-@dataclass
-class Progress:
-    """How many of `total` images there are; the time left follows from those made since the start."""
+@dataclass(frozen=True)
+class Asked:
+    """The prompts of a shard, for the checkpoint of one training seed in `folder`; `first` of the seed's shards."""
 
-    total: int
-    done: int = 0
-    made: int = 0
-    started: float = field(default_factory=monotonic)
-
-    def kept(self, images: int) -> None:
-        """Count images that an earlier run finished."""
-        self.done += images
-
-    def add(self, images: int) -> None:
-        """Count images made now."""
-        self.done += images
-        self.made += images
-
-    def __str__(self) -> str:
-        left = (monotonic() - self.started) / max(1, self.made) * (self.total - self.done)
-        return f"{self.done} of {self.total} images" + (f", about {left:.0f} s left" if self.done < self.total else "")
+    seed: int
+    folder: Path
+    prompts: Admitted
+    first: bool
 
 
 @dataclass(frozen=True)
-class Run:
-    """What the training seeds of one run share."""
+class Painter:
+    """How every image of a run is made. Its models are loaded once; of the checkpoints, the one that was last asked."""
 
     defence: Defence
     root: int
     knobs: GenerateParams
+    diffusion: Path
+
+    def load(self) -> "Studio":
+        """The diffusion model on this machine's device. Raises NearsafeError."""
+        device, _ = pick_device()
+        return Studio(load_diffusion(self.diffusion, device, sampling_dtype(self.knobs.precision, device)[0]))
+
+    def paint(self, studio: "Studio", asked: Asked) -> list[Row]:
+        """Rows of table "generations" of one shard."""
+        if studio.folder != asked.folder:
+            studio.sampling = None  # let the last tower go first
+            clip = load_clip(asked.folder, studio.diffusion.device)
+            tower = conditioner(clip, studio.diffusion, asked.folder, self.knobs.towers)
+            own = (self.knobs, studio.diffusion, tower, self.defence.callbacks())
+            studio.folder, studio.sampling = asked.folder, Sampling(self.defence.name, asked.seed, self.root, *own)
+        return generate_rows(studio.sampling, asked.prompts)
+
+
+@dataclass
+class Studio:
+    """A worker's models; `sampling` is that of the checkpoint in `folder`."""
+
     diffusion: Diffusion
-    prompts: Admitted
-    output: Output
-    log: Log
-    progress: Progress
+    folder: Path | None = None
+    sampling: Sampling | None = None
 
 
 def generate_defence(
@@ -171,18 +178,38 @@ def generate_defence(
     if not admitted.table.num_rows:
         raise NearsafeError(f"{prompts}: no prompt is left after the filters {', '.join(r['filter'] for r in filters)}")
     device, reason = pick_device()
-    dtype, why = sampling_dtype(knobs.precision, device)
-    log(f"generate: {reason}; {why}")
-    model = load_diffusion(diffusion, device, dtype)
-    inputs = {"prompts": admitted.hash, "checkpoints": output_hash(checkpoints), "diffusion": model.hash}
+    log(f"generate: {reason}; {sampling_dtype(knobs.precision, device)[1]}")
+    inputs = {"prompts": admitted.hash, "checkpoints": output_hash(checkpoints), "diffusion": model_hash(diffusion)}
     inputs |= {name: model_hash(folder) for name, folder in knobs.towers.items() if folder is not None}
-    output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
-    output.write(table_file("filters"), "filters", filters)
+    painter = Painter(defence, seeds.seed, knobs, diffusion)
     progress = Progress(admitted.table.num_rows * len(seeds.seeds))
-    run = Run(defence, seeds.seed, knobs, model, admitted, output, log, progress)
-    for position, seed in enumerate(seeds.seeds):
-        _generate_seed(run, position, seed, checkpoints / seed_folder(seed))
-    output.finish()
+    with open_pool(Task(painter.load, painter.paint), read_compute(params), log) as pool:
+        output = Output(out, _spec(knobs, seeds, defence, inputs), resume=True)
+        output.write(table_file("filters"), "filters", filters)
+
+        def write(shard: Shard, rows: list[Row]) -> None:
+            name, failed = shard.files[0], [row["error"] for row in rows if row["status"] == "error"]
+            if shard.job.first and len(failed) == len(rows):  # the cause is not in the prompts: keep nothing of it
+                folder = shard.job.folder
+                raise NearsafeError(f"{folder}: every image of the first shard failed; the first: {failed[0]}")
+            output.write(name, "generations", rows)
+            progress.add(len(rows))
+            log(f"{shard.group}: {progress}" + (f"; {len(failed)} of {name} failed" if failed else ""))
+
+        shards = _shards(admitted.table, knobs.shard_size, seeds.seeds, checkpoints)
+        run_shards(pool, shards, output, write, log, lambda shard: progress.kept(shard.rows))
+        output.finish()
+
+
+def _shards(prompts: pa.Table, size: int, seeds: Sequence[int], checkpoints: Path) -> Iterator[Shard]:
+    """Every training seed's shards: fixed names, fixed row ranges."""
+    starts = range(0, prompts.num_rows, size)
+    for position, seed in enumerate(seeds):
+        for number, start in enumerate(starts):
+            rows = prompts.slice(start, size)
+            asked = Asked(seed, checkpoints / seed_folder(seed), Admitted(rows), start == 0)
+            file = shard_file("generations", position * len(starts) + number)
+            yield Shard((file,), asked, f"generate: seed {seed}", rows.num_rows)
 
 
 def select_sets(prompts: pa.Table, names: Sequence[str] | None, path: Path) -> pa.Table:
@@ -201,29 +228,6 @@ def check_known(prompts: pa.Table, names: Iterable[str], path: Path) -> None:
     known = list(dict.fromkeys(prompts["prompt_set"].to_pylist()))
     if unknown := [name for name in names if name not in known]:
         raise NearsafeError(f"{path}: unknown prompt set {unknown[0]!r}; known: {', '.join(known)}")
-
-
-def _generate_seed(run: Run, position: int, seed: int, folder: Path) -> None:
-    """Shards of one training seed: fixed names, fixed row ranges; finished ones are skipped."""
-    size, count = run.knobs.shard_size, run.prompts.table.num_rows
-    starts = range(0, count, size)
-    names = [shard_file("generations", position * len(starts) + number) for number in range(len(starts))]
-    todo = [(name, start) for name, start in zip(names, starts, strict=True) if not run.output.done(name)]
-    run.progress.kept(count - sum(min(size, count - start) for _, start in todo))
-    if len(todo) < len(names):
-        run.log(f"generate: seed {seed}: {len(names) - len(todo)} of {len(names)} shards are finished")
-    if not todo:
-        return
-    tower = conditioner(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.towers)
-    sampling = Sampling(run.defence.name, seed, run.root, run.knobs, run.diffusion, tower, run.defence.callbacks())
-    for name, start in todo:
-        rows = generate_rows(sampling, Admitted(run.prompts.table.slice(start, size)))
-        failed = [row["error"] for row in rows if row["status"] == "error"]
-        if start == 0 and len(failed) == len(rows):  # the cause is not in the prompts: stop early, keep nothing of it
-            raise NearsafeError(f"{folder}: every image of the first shard failed; the first: {failed[0]}")
-        run.output.write(name, "generations", rows)
-        run.progress.add(len(rows))
-        run.log(f"generate: seed {seed}: {run.progress}" + (f"; {len(failed)} of {name} failed" if failed else ""))
 
 
 def generate_rows(sampling: Sampling, admitted: Admitted, sample: Sampler | None = None) -> list[Row]:

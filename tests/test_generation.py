@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import replace
+from time import monotonic
 
 import pyarrow as pa
 import pytest
 import torch
 
 from pipeline import generation
+from pipeline.compute import Progress
 from pipeline.defences.registry import read_defence
 from pipeline.errors import NearsafeError
 from pipeline.generation import GenerateParams, Sampling, generate_defence, generate_rows
@@ -154,7 +156,7 @@ def test_a_run_says_how_far_it_is_and_how_long_it_takes(made, tmp_path):
 
 
 def test_finished_shards_do_not_count_as_speed():
-    progress = generation.Progress(total=100, started=generation.monotonic() - 10)
+    progress = Progress(total=100, started=monotonic() - 10)
     progress.kept(80)
     progress.add(10)
     assert str(progress) == "90 of 100 images, about 10 s left"

@@ -11,6 +11,7 @@ inference time acts on the images; a search looks at its text tower alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,19 +20,20 @@ import pyarrow as pa
 import torch
 
 import pipeline.world
-from pipeline import agewords, generation
+from pipeline import agewords, compute, generation
 from pipeline import prompts as prompts_module
 from pipeline import seeds as attack_seeds
 from pipeline.attacks import protocol, settings, suffix
 from pipeline.attacks.protocol import Aim, Found, similarity
 from pipeline.attacks.settings import AttackParams, WhiteBox
 from pipeline.attacks.suffix import alphabet, search, without_words
+from pipeline.compute import Compute, Progress, Task, open_pool, run_shards
 from pipeline.defences.registry import Defence
 from pipeline.detectors import base, nudenet, world
 from pipeline.detectors.base import Detector, error_row, examine, subject_of
 from pipeline.detectors.registry import load_judges, load_world_detector
 from pipeline.errors import NearsafeError
-from pipeline.generation import Progress, Sampling, generate_rows, select_sets
+from pipeline.generation import Sampling, generate_rows, select_sets
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models.clip import load_clip
@@ -72,11 +74,12 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Shard:
-    """Some prompts under one attack: the unit of search and of resume."""
+    """Some prompts under one attack: the unit of search and of resume; `first` of its training seed's."""
 
     number: int
     attack: str
     table: pa.Table
+    first: bool = False
 
     def file(self, table: str) -> str:
         """Its part of a table."""
@@ -87,8 +90,9 @@ class Shard:
 class Run:
     """What the training seeds of one run share.
 
-    `transferred` remembers finds that do not depend on the checkpoint, `pieces` what may be added, by tower (hash) and
-    banned words. `detectors` examine images that are not kept; None where texts and images are.
+    `samplings` holds the training seed at work, `transferred` finds that do not depend on the checkpoint, `pieces` what
+    may be added, by tower (hash) and banned words. `detectors` examine images that are not kept; None where texts
+    and images are.
     """
 
     defence: Defence
@@ -101,6 +105,7 @@ class Run:
     output: Output
     log: Log
     progress: Progress
+    samplings: dict[int, Sampling] = field(default_factory=dict)
     transferred: dict[tuple[str, ...], Found] = field(default_factory=dict)
     pieces: dict[tuple[str, ...], dict[int, str]] = field(default_factory=dict)
 
@@ -127,14 +132,13 @@ def attack_defence(
     if detectors is not None:
         log(f"attack: {inputs.clip} is not the embedded world's CLIP: scores are kept, texts and images are not")
     output = Output(out, _spec(knobs, seeds, defence, inputs, prompts, (model, undefended), detectors), resume=True)
-    shards = _shards(knobs, prompts.table)
     progress = Progress(prompts.table.num_rows * len(knobs.white_box) * len(seeds.seeds))
     run = Run(defence, seeds.seed, knobs, inputs, model, undefended, detectors, output, log, progress)
-    written = []
-    for position, seed in enumerate(seeds.seeds):
-        own = [Shard(position * len(shards) + shard.number, shard.attack, shard.table) for shard in shards]
-        _attack_seed(run, seed, own)
-        written += [read_table(output.path / shard.file("attacks"), "attacks", allow_empty=True) for shard in own]
+    todo = [_unit(run, seed, shard) for seed, shard in _shards(knobs, prompts.table, seeds.seeds)]
+    # In this process alone: what a search finds on the undefended tower is kept for the next training seed.
+    with open_pool(Task(lambda: run, _attack_shard), Compute(), log) as pool:
+        run_shards(pool, todo, output, partial(_write, run), log, lambda unit: progress.kept(unit.rows))
+    written = [read_table(output.path / unit.job[1].file("attacks"), "attacks", allow_empty=True) for unit in todo]
     output.write(table_file("filters"), "filters", filters + _counts(knobs, filters, pa.concat_tables(written)))
     output.finish()
 
@@ -160,46 +164,57 @@ def _prompts(knobs: AttackParams, path: Path) -> tuple[Admitted, list[Row]]:
     return admitted, filters
 
 
-def _shards(knobs: AttackParams, prompts: pa.Table) -> list[Shard]:
+def _shards(knobs: AttackParams, prompts: pa.Table, seeds: Sequence[int]) -> list[tuple[int, Shard]]:
+    """Every training seed's shards, numbered through."""
     size = knobs.generate.shard_size
     parts = [(name, start) for name in knobs.white_box for start in range(0, prompts.num_rows, size)]
-    return [Shard(number, name, prompts.slice(start, size)) for number, (name, start) in enumerate(parts)]
+    asked = [(seed, name, start) for seed in seeds for name, start in parts]
+    return [
+        (seed, Shard(number, name, prompts.slice(start, size), first=number % len(parts) == 0))
+        for number, (seed, name, start) in enumerate(asked)
+    ]
 
 
-def _attack_seed(run: Run, seed: int, shards: list[Shard]) -> None:
-    """Every shard of one training seed; finished ones are skipped."""
+def _unit(run: Run, seed: int, shard: Shard) -> compute.Shard:
     tables = ("generations", "attacks") if run.detectors is None else ("generations", "detections", "attacks")
-    todo = [shard for shard in shards if not all([run.output.done(shard.file(table)) for table in tables])]
-    run.progress.kept(sum(shard.table.num_rows for shard in shards if shard not in todo))
-    if len(todo) < len(shards):
-        run.log(f"attack: seed {seed}: {len(shards) - len(todo)} of {len(shards)} shards are finished")
-    if not todo:
-        return
-    folder = run.inputs.checkpoints / seed_folder(seed)
-    defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder)
-    sampling = Sampling(
-        run.defence.name, seed, run.root, run.knobs.generate, run.diffusion, defended, run.defence.callbacks()
+    files = tuple(shard.file(table) for table in tables)
+    return compute.Shard(files, (seed, shard), f"attack: seed {seed}", shard.table.num_rows)
+
+
+def _attack_shard(run: Run, job: tuple[int, Shard]) -> tuple[list[Row], list[Row]]:
+    """Rows of tables "attacks" and "generations" of one shard."""
+    seed, shard = job
+    if seed not in run.samplings:
+        folder = run.inputs.checkpoints / seed_folder(seed)
+        defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.generate.towers)
+        own = (run.knobs.generate, run.diffusion, defended, run.defence.callbacks())
+        run.samplings.clear()  # one checkpoint at a time
+        run.samplings[seed] = Sampling(run.defence.name, seed, run.root, *own)
+    rows, prompts = attack_rows(run, run.samplings[seed], shard)
+    images = generate_rows(run.samplings[seed], prompts)
+    if run.detectors is not None:
+        images = [{**image, "error": _kind(image["error"])} for image in images]
+    return rows, images
+
+
+def _write(run: Run, unit: compute.Shard, made: tuple[list[Row], list[Row]]) -> None:
+    """Everything of one shard into the output; the file that ends it comes last."""
+    (seed, shard), (rows, images) = unit.job, made
+    failed = [image["error"] for image in images if image["status"] == "error"]
+    if shard.first and images and len(failed) == len(images):  # the cause is not in the prompts: keep nothing of it
+        folder = run.inputs.checkpoints / seed_folder(seed)
+        raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
+    if run.detectors is not None:
+        run.output.write(shard.file("detections"), "detections", _examined(run.detectors, images))
+        images = [{**image, "image": None} for image in images]
+    run.output.write(shard.file("generations"), "generations", images)
+    run.output.write(shard.file("attacks"), "attacks", rows)
+    run.progress.add(len(rows))
+    before, after = (sum(row[f"similarity_{when}"] for row in rows) / len(rows) for when in ("before", "after"))
+    run.log(
+        f"{unit.group}: {shard.attack}: similarity {before:.3f} to {after:.3f}; {run.progress}"
+        + (f"; {len(failed)} images failed" if failed else "")
     )
-    for shard in todo:
-        rows, prompts = attack_rows(run, sampling, shard)
-        images = generate_rows(sampling, prompts)
-        if run.detectors is not None:
-            images = [{**image, "error": _kind(image["error"])} for image in images]
-        failed = [image["error"] for image in images if image["status"] == "error"]
-        # In the first shard the cause is not in the prompts: keep nothing of it.
-        if shard is shards[0] and images and len(failed) == len(images):
-            raise NearsafeError(f"{folder}: every image of {shard.attack} failed; the first: {failed[0]}")
-        if run.detectors is not None:
-            run.output.write(shard.file("detections"), "detections", _examined(run.detectors, images))
-            images = [{**image, "image": None} for image in images]
-        run.output.write(shard.file("generations"), "generations", images)
-        run.output.write(shard.file("attacks"), "attacks", rows)
-        run.progress.add(len(rows))
-        before, after = (sum(row[f"similarity_{when}"] for row in rows) / len(rows) for when in ("before", "after"))
-        run.log(
-            f"attack: seed {seed}: {shard.attack}: similarity {before:.3f} to {after:.3f}; {run.progress}"
-            + (f"; {len(failed)} images failed" if failed else "")
-        )
 
 
 def _kind(error: str | None) -> str | None:
