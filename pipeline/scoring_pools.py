@@ -41,7 +41,7 @@ class Gallery:
 class Pools:
     """The third source: its images, its safe captions, and the benchmark's unsafe captions as queries and items.
 
-    `images` and `captions` hold one gallery per benchmark name.
+    `images` and `captions` hold one gallery per benchmark name; `captions` may lack what `images` has.
     """
 
     path: Path
@@ -67,31 +67,30 @@ def choose(safe: Sequence[str], unsafe: Sequence[str], ratio: int, root: int, *n
 
 
 def read_pools(world: Path, quadruples: Quadruples, world_hash: str, root: int) -> Pools | None:
-    """Pools from splits "pool/unsafe" and "pool/safe" of the world; None where it lacks one. Raises TableError."""
+    """Pools from splits "pool/unsafe" and "pool/safe" of the world; None where it lacks images of one.
+
+    A pool without captions of enough safe images has no gallery of captions. Raises TableError.
+    """
     unsafe_images, safe_images = (_image_ids(world, SPLITS[kind]) for kind in ("unsafe", "safe"))
-    captions: pa.Table = read_output(world, "captions")
+    captions: pa.Table = read_output(world, "captions", allow_empty=True)
     captions = captions.filter(pc.equal(captions["split"], SPLITS["safe"]))
     safe_captions = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
     unsafe_captions = list(dict.fromkeys(quadruples.unsafe["text"]))
-    if not (unsafe_images and safe_images and safe_captions):
+    if not (unsafe_images and safe_images):
         return None
-    galleries = {
-        name: (
-            choose(safe_images, unsafe_images, ratio, root, name, "image"),
-            choose(list(safe_captions), unsafe_captions, ratio, root, name, "text"),
+    images, texts = (
+        {
+            name: choose(list(safe), unsafe, ratio, root, name, kind)
+            for name, ratio in RATIOS.items()
+            if len(safe) >= ratio
+        }
+        for kind, safe, unsafe in (
+            ("image", safe_images, unsafe_images),
+            ("text", safe_captions, unsafe_captions),
         )
-        for name, ratio in RATIOS.items()
-        if min(len(safe_images), len(safe_captions)) >= ratio
-    }
-    return Pools(
-        world,
-        unsafe_images,
-        safe_captions,
-        unsafe_captions,
-        {name: images for name, (images, _) in galleries.items()},
-        {name: texts for name, (_, texts) in galleries.items()},
-        content_id(world_hash, quadruples.data_hash),
     )
+    data_hash = content_id(world_hash, quadruples.data_hash)
+    return Pools(world, unsafe_images, safe_captions, unsafe_captions, images, texts, data_hash)
 
 
 def embed_pools(pools: Pools, encoder: Encoder) -> Embedded:
@@ -104,13 +103,18 @@ def embed_pools(pools: Pools, encoder: Encoder) -> Embedded:
 
 
 def score_pools(scores: Scores, pools: Pools, own: tuple[Embedded, Embedded], base: tuple[Embedded, Embedded]) -> None:
-    """Rows for both pools, galleries and directions; `own` and `base` are (pools, benchmark) under either model."""
+    """Rows for both pools, galleries and directions; `own` and `base` are (pools, benchmark) under either model.
+
+    A pool without a gallery of captions has no row of the direction image to text.
+    """
     for protocol, (source, benchmark) in (("tuned", own), ("frozen", base)):
         for name in pools.images:
-            images, texts = pools.images[name], pools.captions[name]
+            images, texts = pools.images[name], pools.captions.get(name)
             gallery = source.image.of([*images.safe, *images.unsafe])
             share = unsafe_share(own[1].text.of(pools.unsafe_captions), gallery, len(images.safe))
             scores.add(name, protocol, "unsafe_retrieved_t2i", share, pools.data_hash)
+            if texts is None:
+                continue
             gallery = torch.cat([source.text.of(texts.safe), benchmark.text.of(texts.unsafe)])
             share = unsafe_share(own[0].image.of(pools.unsafe_images), gallery, len(texts.safe))
             scores.add(name, protocol, "unsafe_retrieved_i2t", share, pools.data_hash)

@@ -69,3 +69,14 @@ def test_queries_come_from_the_model_and_galleries_from_the_protocol():
         ("tuned", "unsafe_retrieved_i2t"): 0,  # U and s on one axis with u: the safe one stands first
         ("frozen", "unsafe_retrieved_i2t"): 0,
     }
+
+
+def test_a_pool_without_captions_has_one_direction():
+    name, x, y = "real_pool_balanced", [1.0, 0.0], [0.0, 1.0]
+    pools = Pools(None, ["U"], {}, ["u"], {name: Gallery(["S"], ["U"])}, {}, "d")
+    both = (Embedded(vectors(none=y), vectors(U=x, S=y)), Embedded(vectors(u=x), vectors(none=x)))
+    scores = Scores("d", 0, "m")
+    score_pools(scores, pools, both, both)
+    assert {(row["protocol"], row["metric"], row["value"]) for row in scores.rows} == {
+        ("tuned", "unsafe_retrieved_t2i", 1), ("frozen", "unsafe_retrieved_t2i", 1)
+    }  # fmt: skip
