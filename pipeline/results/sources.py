@@ -15,6 +15,7 @@ TABLES = (
     "classes",
     "labels",
     "prompts",
+    "origins",
     "filters",
     "targets",
     "buckets",
