@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["auto", "bf16", "fp32"]
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Attention = Literal["auto", "eager", "sdpa"]
 Compile = Literal["auto", "on", "off"]
 

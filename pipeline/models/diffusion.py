@@ -32,9 +32,9 @@ from pipeline.models.hashing import model_hash
 from pipeline.models.quiet import quiet
 from pipeline.models.slots import T5, Slot, fitting_slot, load_tokenizer, read_slots, slot_tokenizer, tower_in
 from pipeline.params import load
+from pipeline.precision import DTYPES
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _AUTOENCODERS = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
 _SCHEDULERS = {
     cls.__name__: cls
@@ -109,7 +109,7 @@ def sampling_dtype(precision: Precision, device: torch.device) -> tuple[torch.dt
     and not float16: that overflows to NaN in some models (SDXL's VAE, Stable Diffusion 2.1's attention).
     """
     if precision != "auto":
-        return _DTYPES[precision], f"{precision}: as configured"
+        return DTYPES[precision], f"{precision}: as configured"
     if device.type != "cuda":
         return torch.float32, "fp32: the default on a CPU"
     if torch.cuda.is_bf16_supported(including_emulation=False):

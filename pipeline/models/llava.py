@@ -38,16 +38,17 @@ LLAVA_1_5 = "USER: {image}\n{query} ASSISTANT:"
 
 @dataclass(frozen=True)
 class Llava:
-    """A loaded LLaVA in evaluation mode (fp32); `hash` names the weights, those of a swapped tower included."""
+    """A loaded LLaVA in evaluation mode; `hash` names the weights, those of a swapped tower included."""
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
     hash: str
 
 
-def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
+def load_llava(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Llava:
     """Load model (safetensors) and processor of a folder from disk. Nothing is downloaded, no code of it is run.
 
+    LLaVA 1.5 7B takes 28 GB in float32, half of that in a 16-bit `dtype`.
     Of the folder's generation settings only the special tokens are kept: how replies are drawn is `describe`'s matter.
     Raises NearsafeError naming the folder when it is missing, incomplete or broken.
     """
@@ -57,7 +58,7 @@ def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
         with quiet(), _errors_only():
             local = {"local_files_only": True, "trust_remote_code": False}
             model, loading = LlavaForConditionalGeneration.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
             )
             processor = AutoProcessor.from_pretrained(folder, **local)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -79,6 +80,7 @@ def load_llava(folder: Path, device: torch.device | str = "cpu") -> Llava:
 def with_vision_tower(llava: Llava, clip: Clip) -> Llava:
     """The same language model looking through the vision tower of a (defended) CLIP; `llava` itself is not changed.
 
+    The CLIP's tower is moved to the LLaVA's device and number format: it is used up.
     Raises NearsafeError naming the first tensor that is missing or of another shape.
     """
     own, given = llava.model.model.vision_tower, clip.model.vision_model
@@ -92,7 +94,7 @@ def with_vision_tower(llava: Llava, clip: Clip) -> Llava:
         )
     if (size := llava.model.config.vision_config.image_size) != clip.image_size:
         raise NearsafeError(f"the CLIP sees {clip.image_size}x{clip.image_size} pixels, the LLaVA {size}x{size}")
-    inner = _with(llava.model.model, vision_tower=given.to(llava.model.device))
+    inner = _with(llava.model.model, vision_tower=given.to(llava.model.device, llava.model.dtype))
     return replace(llava, model=_with(llava.model, model=inner), hash=content_id(llava.hash, clip.hash))
 
 
@@ -125,7 +127,9 @@ def describe(
         return []
     device = llava.model.device
     text = prompt(llava, query)
-    inputs = llava.processor(images=list(images), text=[text] * len(images), return_tensors="pt").to(device)
+    inputs = llava.processor(images=list(images), text=[text] * len(images), return_tensors="pt").to(
+        device, llava.model.dtype
+    )
     config = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
     noise = LogitsProcessorList([GumbelNoise(seeds, temperature)])
     ids = llava.model.generate(**inputs, generation_config=config, logits_processor=noise)

@@ -10,8 +10,11 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 LENGTH, WIDTH = 12, 32
 
 
-def save_clip(folder: Path, seed: int = 0, width: int = WIDTH, layers: int = 2, projection: int = 24) -> Path:
-    """A CLIPModel (64 px images) with a tokenizer of single letters."""
+def save_clip(
+    folder: Path, seed: int = 0, width: int = WIDTH, layers: int = 2, projection: int = 24, image: int = 64,
+    patch: int = 16,
+) -> Path:  # fmt: skip
+    """A CLIPModel with a tokenizer of single letters."""
     folder.mkdir(parents=True, exist_ok=True)
     characters = [chr(c) for c in range(33, 127)]
     tokens = [*dict.fromkeys(characters), *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
@@ -32,14 +35,15 @@ def save_clip(folder: Path, seed: int = 0, width: int = WIDTH, layers: int = 2, 
     ids = {"bos_token_id": begin, "eos_token_id": end, "pad_token_id": end}
     config = CLIPConfig(
         text_config={**shape, **text, **ids},
-        vision_config={**shape, "image_size": 64, "patch_size": 16, "projection_dim": projection},
+        vision_config={**shape, "image_size": image, "patch_size": patch, "projection_dim": projection},
         projection_dim=projection,
     )
     torch.manual_seed(seed)
     CLIPModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     processor = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    sizes = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}, "resample": 3}
+    crop = {"height": image, "width": image}
+    sizes = {"size": {"shortest_edge": image}, "crop_size": crop, "resample": 3}
     (folder / "preprocessor_config.json").write_text(json.dumps({**processor, **sizes}))
     return folder
 
