@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.commands import doctor, export, fetch, flow, query, report, repro
+from pipeline.commands import doctor, export, fetch, flow, profile, query, report, repro
 from pipeline.errors import NearsafeError
 
 HELP = """Make CLIP and Stable-Diffusion-style models safer, and show what the safety cost.
@@ -79,6 +79,7 @@ for command in (
     export.export,
     fetch.fetch,
     doctor.doctor,
+    profile.profile,
 ):
     app.command()(command)
 app.add_typer(flow.app, name="flow")

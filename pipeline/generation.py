@@ -30,6 +30,8 @@ from pipeline.models.conditioning import Conditioner
 from pipeline.models.diffusion import Diffusion, Precision, conditioner, load_diffusion, sampling_dtype
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES, generate
+from pipeline.models.schedulers import Name as Scheduler
+from pipeline.models.schedulers import with_scheduler
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.prompts import Admitted, admit, noise_seed
@@ -51,7 +53,8 @@ class GenerateParams:
     the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all), or as many as `limits`
     says of a set. `precision` is that of denoiser and VAE (auto: fp32 on a CPU, bf16 on a GPU). `towers` says what
     further slots of a diffusion model with several text encoders hold: {text_encoder_2: a CLIP folder, or null for the
-    diffusion folder's own}; the defended tower goes where it fits.
+    diffusion folder's own}; the defended tower goes where it fits. `scheduler` samples in place of the folder's own,
+    with its noise schedule.
     """
 
     steps: int
@@ -63,6 +66,7 @@ class GenerateParams:
     limits: dict[str, int] = field(default_factory=dict)
     precision: Precision = "auto"
     towers: dict[str, Path | None] = field(default_factory=dict)
+    scheduler: Scheduler | None = None
 
     def __post_init__(self) -> None:
         limit = 1 if self.prompts_per_set is None else self.prompts_per_set
@@ -131,7 +135,8 @@ class Painter:
     def load(self) -> "Studio":
         """The diffusion model on this machine's device. Raises NearsafeError."""
         device, _ = pick_device()
-        return Studio(load_diffusion(self.diffusion, device, sampling_dtype(self.knobs.precision, device)[0]))
+        model = load_diffusion(self.diffusion, device, sampling_dtype(self.knobs.precision, device)[0])
+        return Studio(with_scheduler(model, self.knobs.scheduler))
 
     def paint(self, studio: "Studio", asked: Asked) -> list[Row]:
         """Rows of table "generations" of one shard."""
