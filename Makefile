@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help repro ui doctor ablation frontier des-ablation attack test lint world bench clean env
+.PHONY: help repro rehearse ui doctor ablation frontier des-ablation attack test lint world bench clean env
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -30,6 +30,7 @@ help:
 	@echo "make test          run the tests"
 	@echo "make lint          ruff check and ruff format --check"
 	@echo "make world         train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
+	@echo "make rehearse      both paper profiles end to end, at reduced depth on made-up checkpoints and data"
 	@echo "make bench         measure the speed-ups that are built in, side by side"
 	@echo "make clean         delete data/, the page and DVC's cache; the environment and the shipped weights stay"
 
@@ -67,6 +68,9 @@ lint: $(STAMP)
 
 world: $(STAMP)
 	python -m pipeline.world.pretrain
+
+rehearse: $(STAMP)
+	python -m pipeline.rehearsal
 
 bench: $(STAMP)
 	python -m pipeline.bench
