@@ -43,7 +43,7 @@ def models(root: Path, params: Path) -> Checks:
         if left := sorted(file.name for file in folder.rglob("*") if file.suffix in _PICKLES):
             fix = "convert it to safetensors if nothing else holds these weights, then delete it"
             yield Check(where, "warn", f"{folders[name]}: {left[0]} is a pickle and is never loaded", fix)
-    yield from _fit(root, folders)
+    yield from _fit(root, folders, _section(params, "generate").get("towers") or {})
 
 
 def nudenet() -> Checks:
@@ -161,15 +161,16 @@ def _clip(folder: Path) -> str:
 
 
 def _diffusion(folder: Path) -> str:
-    classes = [
-        str(_config(folder / part / file).get("_class_name"))
-        for part, file in (("unet", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json"))
-    ]
     from pipeline.models.diffusion import load_diffusion
+    from pipeline.models.families.registry import family_of
+    from pipeline.models.slots import read_slots
 
-    if any(not list((folder / part).glob("*.safetensors")) for part in ("unet", "vae")):
+    family = family_of(folder)
+    parts = ((family.denoiser, "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json"))
+    classes = [str(_config(folder / part / file).get("_class_name")) for part, file in parts]
+    if any(not list((folder / part).glob("*.safetensors")) for part in (family.denoiser, "vae")):
         load_diffusion(folder)  # its own error, which names the part
-    return ", ".join(classes)
+    return f"{family.name}: {', '.join(classes)}; {', '.join(read_slots(folder))}"
 
 
 def _llava(folder: Path) -> str:
@@ -186,21 +187,30 @@ def _own(folder: Path) -> str:
 
 _USES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "clip": ("a transformers CLIPModel folder", _clip),
-    "diffusion": ("a diffusers folder with unet, vae and scheduler", _diffusion),
+    "diffusion": ("a diffusers folder: unet or transformer, vae, scheduler", _diffusion),
     "llava": ("a transformers LLaVA folder", _llava),
     "detector": ("the world's hazard detector", _own),
     "text_detector": ("the world's detector of hazards in text", _own),
 }
 
 
-def _fit(root: Path, folders: dict[str, Any]) -> Checks:
-    """The text tower's token states must be as wide as the U-Net's cross-attention."""
+def _fit(root: Path, folders: dict[str, Any], held: dict[str, Any]) -> Checks:
+    """The CLIP's text tower must fit one slot of the diffusion model; `held`: what other slots hold."""
+    from transformers import CLIPConfig
+
+    from pipeline.models.slots import fitting_slot, read_slots
+
+    clip, diffusion = (root / str(folders.get(name)) for name in ("clip", "diffusion"))
     try:
-        text = _config(root / str(folders.get("clip")) / "config.json").get("text_config") or {}
-        unet = _config(root / str(folders.get("diffusion")) / "unet/config.json")
+        values, slots = _config(clip / "config.json"), read_slots(diffusion)
     except NearsafeError:
         return  # said above
-    width, expected = text.get("hidden_size", 512), unet.get("cross_attention_dim", 1280)
-    if width != expected:
-        text = f"CLIP's token states are {width} wide, the U-Net's cross-attention expects {expected}"
-        yield Check("models", "missing", text, "take the CLIP whose text tower the diffusion model was trained with")
+    if values.get("model_type") != "clip":
+        return
+    config = CLIPConfig.from_dict(values)
+    try:
+        fitting_slot(config, clip, diffusion, slots, held)
+    except NearsafeError as error:
+        yield Check(
+            "models", "missing", str(error), "take a CLIP whose text tower the diffusion model was trained with"
+        )

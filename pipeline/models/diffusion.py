@@ -159,12 +159,12 @@ def conditioner(
     tower fits none, or more than one.
     """
     slots, others = known_slots(diffusion), dict(others or {})
-    slot = fitting_slot(clip, folder, diffusion.folder, slots, others)
+    slot = fitting_slot(clip.model.config, folder, diffusion.folder, slots, others)
     encoders = {slot.name: _defended(slot, clip, folder, diffusion)}
     for name, path in others.items():
         if path is not None:
             other = load_clip(path, diffusion.device)
-            fitting_slot(other, path, diffusion.folder, {name: slots[name]}, {})
+            fitting_slot(other.model.config, path, diffusion.folder, {name: slots[name]}, {})
             encoders[name] = _defended(slots[name], other, path, diffusion)
     hashes = [clip.hash, *(f"{name}={encoders[name].hash if name in encoders else 'own'}" for name in sorted(others))]
     return _join(diffusion, slots, encoders, clip.hash if not others else content_id(*hashes))

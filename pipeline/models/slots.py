@@ -99,14 +99,16 @@ def read_slots(folder: Path) -> dict[str, Slot]:
     return {name: _slot(folder, name, index) for name in names} or _bare(folder)
 
 
-def fitting_slot(clip: Clip, folder: Path, source: Path, slots: Mapping[str, Slot], held: Mapping[str, Any]) -> Slot:
-    """The one slot of `source` that the tower of the CLIP `folder` fits, apart from those that `held` names.
+def fitting_slot(
+    config: CLIPConfig, folder: Path, source: Path, slots: Mapping[str, Slot], held: Mapping[str, Any]
+) -> Slot:
+    """The one slot of `source` that the tower of the CLIP in `folder` fits, apart from those that `held` names.
 
     Raises NearsafeError naming both folders, the slots and the widths where none or more than one fits.
     """
     if unknown := [name for name in held if name not in slots]:
         raise NearsafeError(f"{source}: no slot {unknown[0]!r} for a text tower; slots: {', '.join(slots)}")
-    shape, free = tower_shape(clip.model.config), [slot for name, slot in slots.items() if name not in held]
+    shape, free = tower_shape(config), [slot for name, slot in slots.items() if name not in held]
     fits = [slot for slot in free if slot.takes(shape)]
     tower = f"{folder}: its text tower ({_shape(vars(shape))})"
     if not fits:
@@ -171,13 +173,13 @@ def place_tower(source: Path, clip: Path, out: Path, towers: Mapping[str, Path |
     source, out, held = Path(source), Path(out), dict(towers or {})
     slots = read_slots(source)
     loaded = load_clip(clip)
-    slot = fitting_slot(loaded, clip, source, slots, held)
+    slot = fitting_slot(loaded.model.config, clip, source, slots, held)
     index = _index(source, slots)
     given = {slot.name: (loaded, Path(clip))}
     for name, folder in held.items():
         if folder is not None:
             other = load_clip(folder)
-            fitting_slot(other, folder, source, {name: slots[name]}, {})
+            fitting_slot(other.model.config, folder, source, {name: slots[name]}, {})
             given[name] = (other, Path(folder))
     parts = [name for name, part in index.items() if isinstance(part, list) and part[0] is not None]
     for part in parts:
