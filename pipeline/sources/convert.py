@@ -1,12 +1,14 @@
 """From records to rows of the standard tables: filters, checked images, ids of content, each item once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pipeline.agewords import LEXICON_VERSION, mentions_age
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
+from pipeline.parallel import parallel
 from pipeline.sources.pictures import UnusableImage, image_cell
 from pipeline.sources.protocol import CaptionRow, ClassRow, Drops, ImageRow, LabelRow, PairRow, PromptRow, Record, Row
 from pipeline.sources.registry import Entry
@@ -14,6 +16,7 @@ from pipeline.sources.seen import Seen
 
 AGE_WORDS, SPLIT_OVERLAP, DUPLICATE = "age_words", "split_overlap", "duplicate"
 TableRow = dict[str, Any]
+_mentions_age = lru_cache(4096)(mentions_age)  # tags and categories come again and again
 
 
 @dataclass(frozen=True)
@@ -24,31 +27,48 @@ class Converter:
     seen: Seen
     drops: Drops
 
-    def convert(self, record: Record) -> list[tuple[str, TableRow]]:
-        """(table, row) of a record's items that are new; none where the record is dropped, and then it is counted.
+    def convert(self, records: Sequence[Record]) -> list[list[tuple[str, TableRow]]]:
+        """For each record (table, row) of its items that are new; none where it is dropped, and then it is counted.
 
-        Raises NearsafeError where a row names an item that the source did not yield.
+        Images are checked over the cores, all else is in order. Raises NearsafeError where a row names an item that the
+        source did not yield.
         """
-        if any(mentions_age(text) for text in texts(record)):
+        passed = [self._passes(record) for record in records]
+        images = {
+            row.key: row
+            for record, good in zip(records, passed, strict=True)
+            for row in record.rows
+            if good and isinstance(row, ImageRow) and not self.seen.has(self._id("image", row.key))
+        }
+        cells = dict(zip(images, parallel(self._cell, list(images.values())), strict=True))
+        return [self._convert(record, cells) if good else [] for record, good in zip(records, passed, strict=True)]
+
+    def _passes(self, record: Record) -> bool:
+        """Does the record pass the filters of its texts?"""
+        if any(_mentions_age(text) for text in dict.fromkeys(texts(record))):
             self.drops.filtered(AGE_WORDS, record.place, f"lexicon {LEXICON_VERSION}")
-            return []
+            return False
         captions = [row for row in record.rows if isinstance(row, CaptionRow)]
         if any(self.seen.split_of(f"{self.entry.name}/{row.family}", row.split) != row.split for row in captions):
             self.drops.filtered(SPLIT_OVERLAP, record.place)
-            return []
+            return False
+        return True
+
+    def _cell(self, row: ImageRow) -> TableRow | UnusableImage:
         try:
-            cells = {row.key: self._cell(row) for row in record.rows if isinstance(row, ImageRow)}
+            return image_cell(row, self.entry.copy)
         except UnusableImage as error:
-            self.drops.broken(record.place, f"image: {error}", file=error.file)
-            return []
+            return error
+
+    def _convert(self, record: Record, cells: Mapping[str, TableRow | UnusableImage]) -> list[tuple[str, TableRow]]:
+        for row in record.rows:
+            if isinstance(row, ImageRow) and isinstance(error := cells.get(row.key), UnusableImage):
+                self.drops.broken(record.place, f"image: {error}", file=error.file)
+                return []
         made = [found for row in record.rows for found in self._rows(row, cells, record)]
         if not made:
             self.drops.filtered(DUPLICATE, record.place)
         return made
-
-    def _cell(self, row: ImageRow) -> TableRow | None:
-        """None for an image that was checked before."""
-        return None if self.seen.has(self._id("image", row.key)) else image_cell(row, self.entry.copy)
 
     def _id(self, kind: str, key: str) -> str:
         return content_id(self.entry.name, kind, key, prefix=kind[0])
@@ -63,7 +83,7 @@ class Converter:
             )
         return item
 
-    def _rows(self, row: Row, cells: dict[str, TableRow | None], record: Record) -> Iterator[tuple[str, TableRow]]:
+    def _rows(self, row: Row, cells: Mapping[str, Any], record: Record) -> Iterator[tuple[str, TableRow]]:
         """The table row of one row, and of its origin, unless it is known."""
         table, made = self._row(row, cells, record)
         name = next(iter(made.values())) if table in ("captions", "images", "pairs", "prompts") else _name(table, made)
@@ -73,7 +93,7 @@ class Converter:
         if (origin := getattr(row, "origin", None)) is not None:
             yield "origins", {"item_id": name, "source": self.entry.name, "origin": origin}
 
-    def _row(self, row: Row, cells: dict[str, TableRow | None], record: Record) -> tuple[str, TableRow]:
+    def _row(self, row: Row, cells: Mapping[str, Any], record: Record) -> tuple[str, TableRow]:
         source = {"source": self.entry.name}
         match row:
             case CaptionRow():
@@ -81,7 +101,7 @@ class Converter:
                 family = content_id(self.entry.name, row.family)
                 return "captions", made | source | {"category": row.category, "split": row.split, "family": family}
             case ImageRow():
-                made = {"image_id": self._id("image", row.key), "image": cells[row.key], "unsafe": row.unsafe}
+                made = {"image_id": self._id("image", row.key), "image": cells.get(row.key), "unsafe": row.unsafe}
                 caption = self._known("caption", row.caption, record)
                 return "images", made | source | {"split": row.split, "caption_id": caption}
             case PairRow():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pipeline.sources.segments import Segments, fingerprint
 STAGE = "world"
 REPORT = "dropped.txt"
 _ENOUGH = 1000  # rows after which the share of broken ones is looked at
+_BATCH = 64  # records whose images are checked at once
 _PROGRESS = 50  # segments between two lines
 Log = Callable[[str], None]
 
@@ -64,17 +66,17 @@ def _ingest_entry(entry: Entry, knobs: SourcesParams, segments: Segments, log: L
         drops.restore(progress["drops"])
         return kept, drops
     converter = Converter(entry, segments.seen, drops)
-    for record in entry.source.rows(knobs.root, drops):
+    found = entry.source.rows(knobs.root, drops)
+    for _ in islice(found, progress["records"]):  # of finished segments: read again, and no more
         records += 1
-        if records <= progress["records"]:  # of finished segments: read again, and no more
-            if records == progress["records"]:
-                drops.restore(progress["drops"])
-            continue
-        made = converter.convert(record)
-        kept += bool(made)
-        segments.add(made)
-        if records % 100 == 0:
-            _check_broken(entry, kept, drops, knobs.max_broken, at_least=_ENOUGH)
+    if records:
+        drops.restore(progress["drops"])
+    while batch := list(islice(found, min(_BATCH, knobs.shard_rows))):
+        records += len(batch)
+        for made in converter.convert(batch):
+            kept += bool(made)
+            segments.add(made)
+        _check_broken(entry, kept, drops, knobs.max_broken, at_least=_ENOUGH)
         if segments.full:
             segments.commit(entry.name, {"records": records, "kept": kept, "drops": drops.state(), "finished": False})
             if segments.state["segments"] % _PROGRESS == 0:

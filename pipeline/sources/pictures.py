@@ -1,7 +1,6 @@
 """Images of the user's: found below their folder, and checked before a table names them."""
 
 import io
-import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,6 +13,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".png", ".jpeg", ".webp")
 MAX_BYTES = 1 << 28
 _THUMBNAIL = 64
+_LARGE = "more pixels than can be trusted"
 
 
 class UnusableImage(ValueError):
@@ -55,15 +55,18 @@ def image_cell(row: ImageRow, copy: bool) -> dict[str, Any]:
 def check(data: bytes) -> None:
     """Raises UnusableImage for bytes that are no whole image of a known format, or one too large to be trusted."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
-                image.load()
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            # The library only warns up to twice this number, and warnings are not for threads.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
+                raise UnusableImage(_LARGE)
+            image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))
+            image.load()
+    except UnusableImage:
+        raise
     except UnidentifiedImageError:
         raise UnusableImage(f"not an image of {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise UnusableImage("more pixels than can be trusted") from None
+        raise UnusableImage(_LARGE) from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
         raise UnusableImage(f"cannot be decoded ({type(error).__name__})") from None
 

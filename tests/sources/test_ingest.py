@@ -48,11 +48,12 @@ class Crash(BaseException):
 def test_a_killed_run_goes_on_and_leaves_the_same_bytes(tmp_path, run, monkeypatch, at):
     visu_with_drops(tmp_path)
     run(visu=ENTRY, knobs=SMALL, out="whole")
-    true, calls = convert.image_cell, []
+    true, calls, crashed = convert.image_cell, [], []
 
     def failing(row, copy):
         calls.append(row.key)
-        if len(calls) == at:
+        if len(calls) >= at and not crashed:  # images are checked in threads
+            crashed.append(at)
             raise Crash
         return true(row, copy)
 
@@ -63,7 +64,7 @@ def test_a_killed_run_goes_on_and_leaves_the_same_bytes(tmp_path, run, monkeypat
     before = len(calls)
     run(visu=ENTRY, knobs=SMALL, out="cut")
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
-    assert len(calls) - before <= 76 - at + 10, "images of finished shards are not read again"
+    assert len(calls) - before <= 74 - at + 16, "images of finished shards are not read again"
 
 
 def test_a_crash_between_the_shards_and_the_state_is_harmless(tmp_path, run, monkeypatch):
@@ -140,7 +141,7 @@ def test_all_rows_broken_is_one_error_naming_file_column_and_row(tmp_path, run):
     with pytest.raises(TableError, match=r"ViSU-Text_train\.json: row 0: column 'safe': is missing; 9 of 9 rows"):
         run(visu=ENTRY)
     put(tmp_path / "visu/ViSU-Text_train.json", [visu_row(n) for n in range(5000)])
-    with pytest.raises(TableError, match=r"row 0 \(.*coco/train2017/000000000100\.jpg\): image: no such file; 1000 of"):
+    with pytest.raises(TableError, match=r"row 0 \(.*coco/train2017/000000000100\.jpg\): image: no such file; 1024 of"):
         run(visu=ENTRY)  # and not all 5,000
 
 

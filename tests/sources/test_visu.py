@@ -1,6 +1,7 @@
 """ViSU: both layouts make the same tables; tags, ages, missing and foreign images are dropped and counted."""
 
 import json
+import zlib
 
 import pytest
 
@@ -16,6 +17,13 @@ ENTRY = {
     "unsafe_images": "unsafe",
     "splits": {"train": "train"},
 }
+
+
+def bomb(side: int) -> bytes:
+    """A PNG file of a few bytes that says it is a picture of side x side pixels."""
+    chunks = [(b"IHDR", side.to_bytes(4) * 2 + b"\x08\x02\0\0\0"), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    made = (len(d).to_bytes(4) + kind + d + zlib.crc32(kind + d).to_bytes(4) for kind, d in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(made)
 
 
 def test_a_quadruple_becomes_two_captions_two_images_and_a_pair(tmp_path, run):
@@ -74,14 +82,16 @@ def test_minors_ages_and_broken_rows_are_counted_and_located(tmp_path, run):
     (tmp_path / "unsafe/14.png").unlink()
     cut = tmp_path / "coco/train2017/000000000115.jpg"
     cut.write_bytes(cut.read_bytes()[:300])
+    (tmp_path / "unsafe/16.png").write_bytes(bomb(20_000))
     found = run(visu=ENTRY, knobs={"max_broken": 0.2})
-    assert dropped(found, "visu") == {"tag": 1, "age_words": 2, "broken": 5, "duplicate": 1}
-    assert len(found["pairs"]) == 40 - 9
+    assert dropped(found, "visu") == {"tag": 1, "age_words": 2, "broken": 6, "duplicate": 1}
+    assert len(found["pairs"]) == 40 - 10
     counts = [row for row in found["filters"] if row["set"] == "visu"]
-    assert counts[0]["n_before"] == 40 and counts[-1]["n_after"] == 31
+    assert counts[0]["n_before"] == 40 and counts[-1]["n_after"] == 30
     report = (tmp_path / "world/dropped.txt").read_text()
     assert "ViSU-Text_train.json: row 8" in report and "column 'nsfw': is empty" in report
     assert "row 14" in report and "no such file" in report and "row 15" in report
+    assert "row 16" in report and "more pixels" in report
     assert "student" not in report, "no text of the file is quoted"
 
 
