@@ -24,7 +24,7 @@ def read_parquet(file: Path, name: str, columns: Columns, drops: Drops) -> Itera
     """
     number = 0
     try:
-        shard = pq.ParquetFile(file)
+        shard = pq.ParquetFile(file, pre_buffer=False)  # the buffer would keep every row group until the end
         wanted = _wanted(shard.schema_arrow, columns, file)
         names = _label_names(shard.schema_arrow.metadata, columns.label)
         for batch in shard.iter_batches(_BATCH, columns=wanted):

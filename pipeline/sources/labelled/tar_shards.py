@@ -36,6 +36,7 @@ def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
             sample: dict[str, bytes] = {}
             key = ""
             for member in archive:
+                archive.members = []  # else it remembers all of them
                 stem, kind = _split(member.name)
                 if stem != key:
                     if sample:
