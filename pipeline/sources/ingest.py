@@ -34,7 +34,8 @@ def ingest(knobs: SourcesParams, entries: list[Entry], out: Path, log: Log) -> N
     if not knobs.root.is_dir():
         raise NearsafeError(f"sources.root: {knobs.root}: no such folder")
     spec = {"stage": STAGE, "sources": to_spec(knobs)}
-    code = source_hash(sorted(Path(__file__).parent.rglob("*.py")))
+    own = Path(__file__).parent
+    code = source_hash(sorted([*own.rglob("*.py"), *own.rglob("*.yaml")]))
     segments = Segments(out, spec, fingerprint(knobs.root, out, code), knobs.shard_rows)
     with closing(segments.seen):
         _ingest(knobs, entries, segments, log)

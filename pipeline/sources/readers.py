@@ -170,7 +170,8 @@ def _csv(file: Path, drops: Drops) -> _Rows:
 def _parquet(file: Path) -> _Rows:
     number = 0
     try:
-        for batch in pq.ParquetFile(file).iter_batches(_BATCH):
+        # With its buffer ahead of the reader, a file's row groups would all stay in memory.
+        for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(_BATCH):
             for row in batch.to_pylist():
                 yield number, row
                 number += 1
