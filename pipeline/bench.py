@@ -1,187 +1,248 @@
-"""The speed-ups that are built in, measured side by side on this machine.  python -m pipeline.bench [--repeats 7]
+"""The speed-ups that are built in, measured side by side on this machine.
+
+python -m pipeline.bench [--only training mining] [--device cpu] [--repeats 7] [--out data/bench]
 
 Each line runs a plain way and the built-in way in turns, so that other load on the machine meets both alike, and
-prints the median of the ratios of each turn with the lowest and the highest. Trust ratios, not seconds. Weights are
-random (speed does not depend on them) in the shapes of the shipped CLIP. The last line is no speed-up but a price: the
-share of flagged images at nine thresholds, asked of a million stored boxes, against counting those boxes.
+prints the median of the ratios of each turn with the lowest and the highest. Trust ratios, not seconds. The files of
+`pipeline/benchmarks/` say what is compared: each has `comparisons()`, which may take `params`, `depth` and `full`.
+Where a line counts its floating-point operations, their share of the device's own matrix product is given, measured
+here, in the same number format. Memory is the most that the built-in way took beyond what was there before it.
 """
 
 import argparse
+import importlib
+import inspect
+import os
+import pkgutil
+import platform
 import statistics
-import tempfile
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
 
-import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
 
-from pipeline.detectors.registry import NINE
-from pipeline.errors import run
-from pipeline.layout import Data, table_file
-from pipeline.mining import nearest
-from pipeline.params import DEFAULT_FILE, lookup
-from pipeline.results.database import connect
-from pipeline.seeds import generator, rng
-from pipeline.tables import Output
+import pipeline.benchmarks
+from pipeline.errors import NearsafeError, run
+from pipeline.params import DEFAULT_FILE
+from pipeline.precision import pick_device
 
-BATCH = 48
-CAPTION_TOKENS = 14  # typical length of a caption; the text tower takes up to `max_position_embeddings`
+COLUMNS = pa.schema([
+    ("benchmark", pa.string()), ("title", pa.string()), ("device", pa.string()), ("turns", pa.int32()),
+    ("speed_up", pa.float64()), ("speed_up_low", pa.float64()), ("speed_up_high", pa.float64()),
+    ("plain_seconds", pa.float64()), ("built_in_seconds", pa.float64()),
+    ("unit", pa.string()), ("plain_rate", pa.float64()), ("built_in_rate", pa.float64()),
+    ("share_of_matmul", pa.float64()), ("extra_mib", pa.float64()),
+    ("machine", pa.string()), ("date", pa.string()), ("command", pa.string()),
+])  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways to the same result: `plain` and `built_in`, each a call without arguments."""
+    """Two ways to the same result: `plain` and `built_in`, each a call without arguments.
+
+    `count` things of `unit` are done in one call, and give rates. `flops`: floating-point operations of a call of
+    `built_in`, in `dtype`. `turns`: at most so many, for calls that take minutes.
+    """
 
     title: str
     plain: Callable[[], object]
     built_in: Callable[[], object]
+    count: float = 0
+    unit: str = ""
+    flops: float = 0
+    dtype: torch.dtype = torch.float32
+    turns: int | None = None
 
 
-def main(params: Path, repeats: int) -> None:
-    """Print one line per comparison."""
-    config = CLIPConfig.from_pretrained(lookup(params, "models.clip"), local_files_only=True)
-    print(f"{torch.get_num_threads()} threads, batch {BATCH}, {repeats} turns each; speed-up = plain / built-in")
-    for comparison in [mining(), cached_references(config), trimmed_text(config)]:
-        print(measure(comparison, repeats), flush=True)
-    with tempfile.TemporaryDirectory() as folder:
-        print(rethreshold(Path(folder), repeats), flush=True)
+def main(
+    params: Path,
+    repeats: int,
+    only: Sequence[str] | None,
+    device: Literal["auto", "cpu", "cuda"],
+    out: Path | None,
+    depth: int | None,
+    full: bool,
+) -> None:
+    """Print one line per comparison; write benchmarks.parquet and benchmarks.md to `out`. Raises NearsafeError."""
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch first looks for one
+    if device == "cuda" and not torch.cuda.is_available():
+        raise NearsafeError("--device cuda: no CUDA device is visible")
+    facts = {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "command": _command()}
+    print(f"{facts['machine']}; speed-up = plain / built-in", flush=True)
+    rows = []
+    for name, module in benchmarks(only).items():
+        for comparison in comparisons_of(module, params=params, depth=depth, full=full):
+            row = {"benchmark": name, **measure(comparison, repeats), **facts}
+            rows.append(row)
+            print(describe(row), flush=True)
+            if out is not None:  # after every line: a run of hours that is stopped leaves what it has measured
+                write(rows, out)
 
 
-def measure(comparison: Comparison, repeats: int) -> str:
-    """Time both ways in turns (after one warm-up each) and describe the ratio."""
-    comparison.plain(), comparison.built_in()
-    turns = [(_seconds(comparison.plain), _seconds(comparison.built_in)) for _ in range(repeats)]
-    ratios = [plain / built_in for plain, built_in in turns]
-    plain, built_in = (statistics.median(column) for column in zip(*turns, strict=True))
-    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-    return (
-        f"{comparison.title}: {statistics.median(ratios):.2f}x ({spread}); "
-        f"{plain * 1e3:.0f} ms against {built_in * 1e3:.0f} ms"
-    )
+def benchmarks(only: Sequence[str] | None = None) -> dict[str, ModuleType]:
+    """The modules of `pipeline/benchmarks` by name. Raises NearsafeError listing the known ones for an unknown name."""
+    known = sorted(module.name for module in pkgutil.iter_modules(pipeline.benchmarks.__path__))
+    if unknown := [name for name in only or () if name not in known]:
+        raise NearsafeError(f"--only: unknown benchmark {unknown[0]!r}; known: {', '.join(known)}")
+    return {name: importlib.import_module(f"pipeline.benchmarks.{name}") for name in only or known}
 
 
-def mining(queries: int = 4000, pool: int = 20000, width: int = 96, k: int = 5) -> Comparison:
-    """Nearest neighbours: the whole similarity matrix at once, or exact in chunks under a memory bound."""
-    draw = generator(0, "bench", "mining")
-    a, b = torch.randn(queries, width, generator=draw), torch.randn(pool, width, generator=draw)
-
-    def whole() -> object:
-        normal = torch.nn.functional.normalize
-        return (normal(a) @ normal(b).T).topk(k, dim=1)
-
-    whole_mib, chunk_mib = queries * pool * 4 / 2**20, 4096**2 * 4 / 2**20
-    title = f"nearest {queries} in {pool}: one product ({whole_mib:.0f} MiB) / exact chunks ({chunk_mib:.0f} MiB)"
-    return Comparison(title, whole, lambda: nearest(a, b, k))
+def comparisons_of(module: ModuleType, **options: Any) -> Iterable[Comparison]:
+    """What a module compares; it gets those of the options that its `comparisons` takes."""
+    taken = inspect.signature(module.comparisons).parameters
+    return module.comparisons(**{name: value for name, value in options.items() if name in taken})
 
 
-def cached_references(config: CLIPConfig) -> Comparison:
-    """One training step: frozen embeddings by two more forward passes, or looked up in the embed stage's table."""
-    model, frozen = _model(config).train(), _model(config).requires_grad_(False)
-    ids, images = _batch(config, CAPTION_TOKENS)
-    table = torch.randn(2 * BATCH, config.projection_dim)
-
-    def step(references: Callable[[], tuple[Tensor, Tensor]]) -> None:
-        text, image = _embed(model, ids, images)
-        text_reference, image_reference = references()
-        loss = -(text * text_reference).sum(1).mean() - (image * image_reference).sum(1).mean()
-        loss.backward()
-        model.zero_grad(set_to_none=True)
-
-    def live() -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            return _embed(frozen, ids, images)
-
-    title = "training step: live frozen forwards / cached references"
-    return Comparison(title, lambda: step(live), lambda: step(lambda: (table, table)))
-
-
-def trimmed_text(config: CLIPConfig) -> Comparison:
-    """Text embeddings: every caption padded to the tower's length, or to the longest caption of the batch."""
-    model = _model(config)
-    longest = config.text_config.max_position_embeddings
-    (padded, _), (trimmed, _) = _batch(config, longest), _batch(config, CAPTION_TOKENS)
-
-    def encode(ids: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return model.get_text_features(input_ids=ids).pooler_output
-
-    title = f"text tower: padded to {longest} tokens / trimmed to {CAPTION_TOKENS}"
-    return Comparison(title, lambda: encode(padded), lambda: encode(trimmed))
+def measure(comparison: Comparison, repeats: int) -> dict[str, Any]:
+    """Time both ways in turns (after one warm-up each): columns of a row, seconds being medians."""
+    comparison.plain()
+    extra = extra_memory(comparison.built_in)
+    turns = min(repeats, comparison.turns or repeats)
+    seconds = [(_seconds(comparison.plain), _seconds(comparison.built_in)) for _ in range(turns)]
+    ratios = [plain / built_in for plain, built_in in seconds]
+    plain, built_in = (statistics.median(column) for column in zip(*seconds, strict=True))
+    device = pick_device()[0]
+    rate = comparison.flops / built_in if comparison.flops else None
+    return {
+        "title": comparison.title, "device": device.type, "turns": turns,
+        "speed_up": statistics.median(ratios), "speed_up_low": min(ratios), "speed_up_high": max(ratios),
+        "plain_seconds": plain, "built_in_seconds": built_in, "unit": comparison.unit or None,
+        "plain_rate": comparison.count / plain if comparison.count else None,
+        "built_in_rate": comparison.count / built_in if comparison.count else None,
+        "share_of_matmul": rate / matmul_rate(device, comparison.dtype) if rate else None, "extra_mib": extra,
+    }  # fmt: skip
 
 
-def rethreshold(folder: Path, repeats: int, images: int = 250_000, boxes: int = 4) -> str:
-    """The price of view `asr_by_threshold` over `images * boxes` stored boxes, in counts of these boxes."""
-    store_boxes(Data(folder), images, boxes)
-    database = connect(folder)
-    counted, asked = "SELECT count(*) FROM detections", "SELECT * FROM asr_by_threshold"
-    ways = [lambda sql=sql: database.execute(sql).fetchall() for sql in (counted, asked)]
-    turns = [(_seconds(ways[0]), _seconds(ways[1])) for _ in range(repeats + 1)][1:]  # the first one warms up
-    ratios = [view / count for count, view in turns]
-    count, view = (statistics.median(column) for column in zip(*turns, strict=True))
-    return (
-        f"ASR at nine thresholds over {images * boxes:,} boxes: {statistics.median(ratios):.0f} times SELECT count(*) "
-        f"({min(ratios):.0f} to {max(ratios):.0f}); {view * 1e3:.0f} ms against {count * 1e3:.0f} ms"
-    )
+def describe(row: dict[str, Any]) -> str:
+    """One line of a row."""
+    spread = f"{row['speed_up_low']:.2f} to {row['speed_up_high']:.2f}"
+    parts = [f"{row['plain_seconds'] * 1e3:.0f} ms against {row['built_in_seconds'] * 1e3:.0f} ms"]
+    if row["unit"]:
+        parts.append(f"{row['plain_rate']:.3g} against {row['built_in_rate']:.3g} {row['unit']}/s")
+    if row["share_of_matmul"]:
+        parts.append(f"{row['share_of_matmul']:.0%} of the matrix rate")
+    parts.append(f"{row['extra_mib']:.0f} MiB more")
+    return f"{row['title']}: {row['speed_up']:.2f}x ({spread}); {'; '.join(parts)}"
 
 
-def store_boxes(data: Data, images: int, boxes: int) -> None:
-    """Scores of four defences whose NudeNet found `boxes` random boxes in each of `images` images altogether."""
-    draw, per_defence = rng(0, "bench", "boxes"), images // 4
-    rows = per_defence * boxes
-    for defence in ("a", "b", "c", "d"):
-        items = pa.array([f"{defence}{number:015x}" for number in range(per_defence)])
-        same = {
-            "defence": defence, "prompt_set": "bench", "detector": "nudenet_n_a", "detector_hash": "h", "status": "ok",
-        }  # fmt: skip
-        columns = {name: pa.repeat(value, rows) for name, value in same.items()}
-        columns["item_id"] = items.take(pa.array(np.repeat(np.arange(per_defence), boxes)))
-        columns["seed"] = pa.array(np.zeros(rows, np.int64))
-        columns["box_index"] = pa.array(np.tile(np.arange(boxes, dtype=np.int32), per_defence))
-        columns["label"] = pa.array(NINE).take(pa.array(draw.integers(0, len(NINE), rows)))
-        columns["score"] = pa.array(draw.random(rows, dtype=np.float32) ** 4)
-        columns["box"] = pa.FixedSizeListArray.from_arrays(pa.array(draw.random(4 * rows, dtype=np.float32)), 4)
-        columns["error"] = pa.nulls(rows, pa.string())
-        output = Output(data.scores(defence), {"bench": defence})
-        output.write(table_file("detections"), "detections", pa.table(columns))
-        output.finish()
+def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """The rows as benchmarks.parquet and, as a block for docs/benchmarks.md, as benchmarks.md."""
+    out.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(list(rows), COLUMNS), out / "benchmarks.parquet")
+    first = rows[0]
+    lines = [
+        f"## {first['date']}, {first['machine']}", "", f"`{first['command']}`", "",
+        "| work (plain / built in) | plain | built in | speed-up, median (range) | rate | of matrix rate | memory |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in rows:
+        rate = f"{row['built_in_rate']:.3g} {row['unit']}/s" if row["unit"] else ""
+        share = f"{row['share_of_matmul']:.0%}" if row["share_of_matmul"] else ""
+        lines.append(
+            f"| {row['title']} | {_time(row['plain_seconds'])} | {_time(row['built_in_seconds'])} "
+            f"| {row['speed_up']:.2f}x ({row['speed_up_low']:.2f} to {row['speed_up_high']:.2f}, {row['turns']} turns) "
+            f"| {rate} | {share} | {row['extra_mib']:.0f} MiB |"
+        )
+    (out / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@cache
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations per second of one large square matrix product, the best of several."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    out = torch.empty(size, size, device=device, dtype=dtype)
+    torch.mm(a, b, out=out)
+    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(10))
+
+
+def extra_memory(call: Callable[[], object]) -> float:
+    """Call it once; the most memory (MiB) it took beyond what was held before: CUDA's, or this process's resident."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with _watched() as most:
+        before = most[0]
+        call()
+    return (most[0] - before) / 2**20
+
+
+def machine() -> str:
+    """Processor, threads, GPU and torch of this machine, in words."""
+    name = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).is_file():
+        models = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--params", type=Path, default=DEFAULT_FILE, help="names the CLIP whose shapes are used")
-    arguments.add_argument("--repeats", type=int, default=7, help="turns per comparison")
+    arguments.add_argument("--params", type=Path, default=DEFAULT_FILE, help="names the models whose shapes are used")
+    arguments.add_argument("--repeats", type=int, default=7, help="turns per comparison (%(default)s)")
+    arguments.add_argument("--only", nargs="+", metavar="NAME", help="files of pipeline/benchmarks; default: all")
+    arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    arguments.add_argument("--out", type=Path, help="folder for benchmarks.parquet and benchmarks.md")
+    arguments.add_argument("--depth", type=int, help="layers of the random CLIP; default: those of its true size")
+    arguments.add_argument("--full", action="store_true", help="also sizes that take most of an hour")
     return arguments
 
 
-def _model(config: CLIPConfig) -> CLIPModel:
-    config._attn_implementation = "eager"
-    return CLIPModel(config).eval()
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """Resident memory of this process, looked at every few milliseconds: a list of one number, its most so far."""
+    process, stop = psutil.Process(), threading.Event()
+    most = [process.memory_info().rss]
 
+    def watch() -> None:
+        while not stop.wait(0.005):
+            most[0] = max(most[0], process.memory_info().rss)
 
-def _batch(config: CLIPConfig, length: int) -> tuple[Tensor, Tensor]:
-    """Token ids (2 * BATCH, length) and pixels (2 * BATCH, 3, S, S): the safe and the unsafe half of a batch."""
-    text, vision = config.text_config, config.vision_config
-    draw = generator(0, "bench", "batch")
-    ids = torch.randint(3, text.vocab_size - 3, (2 * BATCH, length), generator=draw)
-    ids[:, -1] = text.eos_token_id
-    return ids, torch.randn(2 * BATCH, 3, vision.image_size, vision.image_size, generator=draw)
-
-
-def _embed(model: CLIPModel, ids: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    text = model.get_text_features(input_ids=ids).pooler_output
-    return text, model.get_image_features(pixel_values=images).pooler_output
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield most
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _seconds(call: Callable[[], object]) -> float:
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.synchronize()
     start = time.perf_counter()
     call()
+    if cuda:
+        torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1e3:.0f} ms"
+
+
+def _command() -> str:
+    return " ".join(["python -m pipeline.bench", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

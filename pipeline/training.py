@@ -105,7 +105,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class _Work:
+class Work:
     """What a step reads, loaded: where its pairs lie, and the inputs of each part of this process's share of them."""
 
     step: int
@@ -135,7 +135,7 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     model = tuned.model
     model.train()
     parameters = trainable(model)
-    optimizer = _optimizer(job, parameters, device)
+    optimizer = make_optimizer(job, parameters, device)
     done, log = checkpoint.restore(state, parameters, optimizer)
     if done and leads:
         report(f"{job.name}: continuing after step {done} of {steps}")
@@ -146,11 +146,11 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     ledger = Ledger(job.name, log)
     saved = shown = time.monotonic()
     since = done
-    loaded = (_load(job, feed, team, *work) for work in _batches(job) if work[0] > done)
+    loaded = (load_step(job, feed, team, *work) for work in _batches(job) if work[0] > done)
     with closing(ahead(loaded)) as works:
         for work in works:
             step = work.step
-            ledger.add(_step(job, feed, model, work, parameters, optimizer, team))
+            ledger.add(take_step(job, feed, model, work, parameters, optimizer, team))
             shows, ends_epoch = step % job.params.log_every == 0 or step == steps, step in ends
             saves = leads and (time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps)
             if device.type != "cuda" or shows or ends_epoch or saves:  # reading a number waits for the GPU
@@ -171,7 +171,7 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     return Trained(tuned.finish(), log, feed.fixed)
 
 
-def _optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.device) -> torch.optim.Optimizer:
     """Fused on CUDA, one kernel for all parameters; elsewhere as torch chooses."""
     fused = {"fused": True} if device.type == "cuda" else {}
     return _OPTIMIZERS[job.params.optimizer](
@@ -179,12 +179,12 @@ def _optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.devi
     )
 
 
-def _load(job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor) -> _Work:
+def load_step(job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor) -> Work:
     """A step's inputs, on the model's device."""
     mine = rows if team is None else team.share(rows)
     parts = mine.split(job.params.micro_batch or len(mine))
     inputs = [feed.load(part, first=number == 0) for number, part in enumerate(parts)]
-    return _Work(step, epoch, len(rows), feed.index(rows), inputs)
+    return Work(step, epoch, len(rows), feed.index(rows), inputs)
 
 
 @contextmanager
@@ -196,11 +196,11 @@ def _drawn(job: Job, step: int, device: torch.device, *part: str) -> Iterator[No
             yield
 
 
-def _step(
+def take_step(
     job: Job,
     feed: Any,
     model: nn.Module,
-    work: _Work,
+    work: Work,
     parameters: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     team: Team | None,
@@ -223,7 +223,7 @@ def _step(
     return _recorded(work, terms, norm)
 
 
-def _recorded(work: _Work, terms: Terms, norm: Tensor) -> Step:
+def _recorded(work: Work, terms: Terms, norm: Tensor) -> Step:
     values = torch.stack([value.detach().double() for _, value in terms.values()])
     return Step(work.step, work.epoch, tuple(terms), [float(weight) for weight, _ in terms.values()], values, norm)
 
