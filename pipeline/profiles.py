@@ -1,4 +1,4 @@
-"""Profiles: named overlays on params.yaml that set what a paper says, checked against the code that reads each value."""
+"""Profiles: named overlays on params.yaml that set what a paper says, checked against the code that reads them."""
 
 import difflib
 import os

@@ -54,7 +54,7 @@ class Quadruples:
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
-        """Kinds of queries that can be asked: without unsafe images there is no gallery that an unsafe query searches."""
+        """Kinds of queries that can be asked: without unsafe images no gallery mixes safe and unsafe ones."""
         return KINDS if self.unsafe["image"] else ("safe",)
 
 

@@ -116,8 +116,8 @@ class Separation:
 def read_separation(prompts: Path, base: Clip, batch_size: int, log: Callable[[str], None]) -> Separation | None:
     """The world's unsafe and safe prompts under the undefended model, or those of other sets where it has none.
 
-    Of other sets the first `OTHERS` prompts by id of either kind: ids are hashes, so that every set has its share. None,
-    and a word about it, without prompts of both kinds.
+    Of other sets the first `OTHERS` prompts by id of either kind: ids are hashes, so that every set has its share.
+    None, and a word about it, without prompts of both kinds.
     """
     found = read_output(prompts, "prompts").to_pylist()
     rows = [row for row in found if row["prompt_set"] in (UNSAFE_SET, SAFE_SET)]

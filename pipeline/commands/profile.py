@@ -26,6 +26,8 @@ def profile(
     if show:
         print(overlay(params, found), end="")
     elif write_profile(params, found):
-        print(f"{params}: {found.head.title}\n`git diff {params}` shows what changed, `git checkout {params}` goes back")
+        print(
+            f"{params}: {found.head.title}\n`git diff {params}` shows what changed, `git checkout {params}` goes back"
+        )
     else:
         print(f"{params}: as {found.path} has it already")

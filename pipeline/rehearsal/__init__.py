@@ -1,1 +1,1 @@
-"""Both paper profiles end to end at reduced depth: made-up checkpoints of the true layouts, mild data of the true schemas."""
+"""Both paper profiles end to end at reduced depth: made-up checkpoints of true layouts, mild data of true schemas."""

@@ -1,4 +1,4 @@
-"""Data files of the true schemas with mild content: pictograms drawn for the embedded world's captions, hazard words.
+"""Data files of the true schemas with mild content: drawn pictograms and captions of the embedded world.
 
 What a user would put below `sources.root`: ViSU's JSON and images, NSFWCaps in its published columns, CoPro's JSON, class
 folders of the eleven zero-shot sets, pools of real images, images to describe, prompt files in the columns of I2P, COCO

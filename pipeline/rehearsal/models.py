@@ -65,7 +65,8 @@ def save_diffusion(folder: Path, seed: int) -> None:
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
     ).save_pretrained(folder / "unet")  # fmt: skip
     AutoencoderKL(
-        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=8, latent_channels=4, sample_size=8 * LATENT,
+        block_out_channels=(8, 8, 8, 8), layers_per_block=1, norm_num_groups=8, latent_channels=4,
+        sample_size=8 * LATENT,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
     ).save_pretrained(folder / "vae")  # fmt: skip
     PNDMScheduler(
@@ -120,7 +121,7 @@ def _words() -> list[str]:
 
 
 def _save_tokenizer(folder: Path) -> None:
-    """Byte-level BPE as OpenAI's: bytes, bytes that end a word, merges; here of the words that the made-up data uses."""
+    """Byte-level BPE as OpenAI's: bytes, bytes that end a word, merges; here of the words that the data uses."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())

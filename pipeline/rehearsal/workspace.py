@@ -20,7 +20,7 @@ _CONFIG = "[core]\n    no_scm = true\n    analytics = false\n    check_update = 
 
 
 def prepare(root: Path, profile: str) -> Path:
-    """The workspace of a profile below `root`: code and stages as they are now, the profile at reduced depth, models, data.
+    """The workspace of a profile below `root`: code as it is now, the profile at reduced depth, models, data.
 
     What is there already stays, so that an interrupted rehearsal is continued. Raises NearsafeError.
     """
