@@ -69,6 +69,7 @@ LITERAL = [
     ("p4d", I2P, I2P_ROW, {"prompt": "a knife"}, "violence", 42, 7.5),
     ("p4d", "prompt", "a mug zq", {"prompt": "a mug zq"}, None, None, None),
     ("ringabell", "prompt,case_number,evaluation_seed", "a mug zq,0,42", {"prompt": "a mug zq"}, None, 42, None),
+    ("ringabell", "prompt,case_number,evaluation_seed,prompt1", "a mug,0,42,b", {"prompt": "a mug"}, None, 42, None),
     ("ringabell", "prompt", "a mug zq", {"prompt": "a mug zq"}, None, None, None),
     (
         "ringabell_pairs", "sensitive prompt,normal prompt", "a knife,a spoon",
@@ -88,6 +89,10 @@ LITERAL = [
     ),
     (
         "coco", "image_id,source,prompt,evaluation_seed", "000000000007,coco,a mug,42",
+        {"prompt": "a mug"}, None, 42, None,
+    ),
+    (
+        "coco", "case_number,source,prompt,evaluation_seed", "7,coco_2014val,a mug,42",
         {"prompt": "a mug"}, None, 42, None,
     ),
     (
