@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import doctor_hub
 from pipeline.doctor import Check
 from pipeline.errors import NearsafeError
+from pipeline.models import hub
 from pipeline.params import load, section
 
-# What transformers or torch would load by unpickling, which the pipeline never does.
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 Checks = Iterator[Check]
 
 
@@ -23,7 +23,9 @@ def parameters(params: Path) -> Checks:
 
 
 def models(root: Path, params: Path) -> Checks:
-    """Every folder of section `models`: there, safetensors, whole, and of the class that its use needs."""
+    """Every folder of section `models`: there, safetensors, whole, and of the class that its use needs; then what came
+    from a hub, checkpoints of others, and whether the models fit each other.
+    """
     folders = _section(params, "models")
     for name, use in _USES.items():
         where = f"model {name}"
@@ -34,15 +36,15 @@ def models(root: Path, params: Path) -> Checks:
         try:
             yield Check(where, "ok", f"{folders[name]}: {_examine(folder, use[1])}")
         except NearsafeError as error:
-            yield Check(
-                where,
-                "missing",
-                str(error),
-                f"needed: {use[0]}; the shipped ones: `git checkout pipeline/world/weights`",
-            )
-        if left := sorted(file.name for file in folder.rglob("*") if file.suffix in _PICKLES):
+            fix = f"needed: {use[0]}; the shipped ones: `git checkout pipeline/world/weights`"
+            yield Check(where, "missing", str(error), doctor_hub.to_get(Path(folders[name]), fix))
+        if name == "clip" and (doubt := _activation(folder)):
+            yield Check(where, "warn", doubt, "the wrong activation costs accuracy without any error: docs/models.md")
+        if left := sorted(file.name for file in folder.rglob("*") if file.suffix in hub.PICKLES):
             fix = "convert it to safetensors if nothing else holds these weights, then delete it"
             yield Check(where, "warn", f"{folders[name]}: {left[0]} is a pickle and is never loaded", fix)
+    yield from doctor_hub.fetched(root, params)
+    yield from doctor_hub.imported(root, _section(params, "defences"))
     yield from _fit(root, folders, _section(params, "generate").get("towers") or {})
 
 
@@ -111,10 +113,10 @@ def _section(params: Path, name: str) -> dict[str, Any]:
 def _examine(folder: Path, describe: Callable[[Path], str]) -> str:
     """What a model folder is. Raises NearsafeError naming what lacks."""
     if not folder.is_dir():
-        raise NearsafeError(f"{folder}: no such folder")
+        raise NearsafeError(hub.missing(folder))
     weights = sorted(folder.rglob("*.safetensors"))
     if not weights:
-        raise NearsafeError(f"{folder}: holds no .safetensors file")
+        raise NearsafeError(hub.no_weights(folder))
     parameters = sum(_count(file) for file in weights)
     return f"{describe(folder)}; {parameters / 1e6:.1f} M numbers in {len(weights)} safetensors files"
 
@@ -148,16 +150,25 @@ def _config(file: Path) -> dict[str, Any]:
 
 
 def _clip(folder: Path) -> str:
-    config = _config(folder / "config.json")
-    if config.get("model_type") != "clip":
-        raise NearsafeError(f"{folder}: model_type {config.get('model_type')!r}, expected 'clip' (a CLIPModel)")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise NearsafeError(f"{folder}: no tokenizer.json or vocab.json")
-    text, vision = (config.get(f"{tower}_config") or {} for tower in ("text", "vision"))
-    acts = {tower.get("hidden_act", "quick_gelu") for tower in (text, vision)}
+    from pipeline.models.activation import QUICK, activations, origin
+    from pipeline.models.clip_files import check_tokenizer_files, read_config
+
+    config = read_config(folder)
+    check_tokenizer_files(folder)
     # OpenAI's weights were trained with QuickGELU, most others with GELU: the wrong one costs accuracy in silence.
-    note = "" if acts == {"quick_gelu"} else ", right for LAION's weights and wrong for OpenAI's"
-    return f"CLIPModel, activation {' and '.join(sorted(acts))}{note}"
+    known = activations(config) == [QUICK] or origin(folder, config) is not None
+    note = "" if known else ", right for LAION's weights and wrong for OpenAI's"
+    return f"CLIPModel, activation {' and '.join(activations(config))}{note}"
+
+
+def _activation(folder: Path) -> str | None:
+    """Where activation and origin of a CLIP disagree."""
+    from pipeline.models.activation import disagreement
+
+    try:
+        return disagreement(folder, _config(folder / "config.json"))
+    except NearsafeError:
+        return None  # said already
 
 
 def _diffusion(folder: Path) -> str:

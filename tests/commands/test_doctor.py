@@ -119,8 +119,8 @@ def test_broken_models_are_named(own_models):
     (folder / "clip/pytorch_model.bin").touch()
     found = models((folder, params))
     said = " ".join(found["missing"])
-    for part in ("not a whole safetensors file", "holds no .safetensors", "not a readable configuration",
-                 "no such folder", "model_type 'bert', expected 'clip'"):  # fmt: skip
+    for part in ("not a whole safetensors file", "it holds no .safetensors", "not a readable configuration",
+                 "no such model folder", "model_type 'bert', expected 'clip'"):  # fmt: skip
         assert part in said, part
     assert "pytorch_model.bin is a pickle" in found["warn"][0]
 
