@@ -73,7 +73,7 @@ rehearse: $(STAMP)
 	python -m pipeline.rehearsal
 
 bench: $(STAMP)
-	python -m pipeline.bench
+	python -m pipeline.bench --out data/bench
 
 clean:
 	rm -rf data report .dvc/cache .dvc/tmp
