@@ -113,8 +113,10 @@ def _json(file: Path, part: str | None) -> _Rows:
         if part and done < 0:
             raise TableError(f"{file}: no list {part!r} with rows in it")
     except (ijson.JSONError, UnicodeDecodeError) as error:
-        # The parser's later lines quote the file's text.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # The parser's later lines quote the file's text. Where that is no UTF-8, its message is bytes.
+        given = error.args[0] if error.args else ""
+        said = given.decode(errors="replace") if isinstance(given, bytes) else str(error)
+        reason = said.splitlines()[0] if said else type(error).__name__
         after = f"{part!r}: " if part else ""
         raise TableError(f"{file}: {after}after {done + 1} rows: not readable as JSON: {reason}") from None
 
