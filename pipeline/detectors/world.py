@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.detectors.base import Finding
 from pipeline.models.hashing import model_hash
+from pipeline.parallel import parallel
 from pipeline.world.detector import HazardDetector
 
 SIZE = 64
@@ -61,6 +62,11 @@ class WorldFeatures(nn.Module):
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """(N, 3, 64, 64) float32 in [0, 1]; images of another size are resized (bilinear, antialiased)."""
-    sized = [image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.BILINEAR) for image in images]
-    arrays = np.stack([np.asarray(image.convert("RGB")) for image in sized])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 255
+    resizing = any(image.size != (SIZE, SIZE) for image in images)
+    arrays = parallel(_sized, images) if resizing else [_sized(image) for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+
+
+def _sized(image: Image.Image) -> np.ndarray:
+    fits = image.size == (SIZE, SIZE)
+    return np.asarray((image if fits else image.resize((SIZE, SIZE), Image.BILINEAR)).convert("RGB"))
