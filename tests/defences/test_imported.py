@@ -1,7 +1,9 @@
 """Published defended checkpoints as rows: each layout becomes a plain CLIP folder, or one error says what is wrong."""
 
+import argparse
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from pipeline.tables import read_manifest
 from stages import train
 from tests.models.tiny import save_clip, save_diffusion
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["a cup", "a red ball"]
 
 
@@ -161,3 +164,14 @@ def test_the_row_trains_nothing_and_knows_where_it_is_from(made, tmp_path, capsy
         run(made, tmp_path / "again", folder, hash="0123")
     with pytest.raises(NearsafeError, match="layout: expected one of safe_clip, safer_clip, advunlearn, des"):
         run(made, tmp_path / "again", folder, layout="esd")
+
+
+def test_the_conversion_of_the_documentation(made, tmp_path, monkeypatch):
+    """A checkpoint as DES's released code leaves it (des.md section 4), through the snippet of docs/models.md."""
+    monkeypatch.chdir(tmp_path)
+    state = {"model_state_dict": text_weights(made / "other"), "epoch": 1, "using_text_encoder": True, "is_t5": False}
+    torch.save(state | {"args": argparse.Namespace(lr=1e-5)}, "checkpoint-1.pt")
+    Path("des").mkdir()
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/models.md").read_text(), re.DOTALL)
+    exec(snippet, {})
+    assert import_checkpoint("des", Path("des"), made / "base", tmp_path / "out")["text"] > 0.1
