@@ -3,7 +3,6 @@
 import io
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pipeline.errors import TableError
 from pipeline.parallel import parallel
+from pipeline.storage import read_bytes
 
 
 def encode_png(image: np.ndarray | Image.Image) -> bytes:
@@ -30,14 +30,14 @@ def image_cell(image: np.ndarray | Image.Image) -> dict[str, Any]:
 
 
 def decode_image(cell: dict[str, Any] | None, where: str) -> Image.Image:
-    """The RGB image of a cell, fully decoded. `where` names file and row.
+    """The RGB image of a cell, fully decoded; its path may be one of storage ("s3://..."). `where` names file and row.
 
     Raises TableError for a cell without an image, and for one that cannot be decoded.
     """
     if not cell or (cell.get("bytes") is None and not cell.get("path")):
         raise TableError(f"{where}: the image cell is empty")
     try:
-        data = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+        data = cell["bytes"] if cell.get("bytes") is not None else read_bytes(cell["path"])
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as image:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline import storage
 from pipeline.errors import NearsafeError, TableError
 from pipeline.layout import MANIFEST, SPEC
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
@@ -34,32 +35,36 @@ _NAME, _VERSION = b"nearsafe.schema", b"nearsafe.schema_version"
 
 
 def write_table(
-    path: Path, name: str, table: Rows, metadata: dict[str, str] | None = None, shard: bool = False
+    path: Path | str, name: str, table: Rows, metadata: dict[str, str] | None = None, shard: bool = False
 ) -> None:
     """Validate `table` against schema `name` and write it as Parquet: temporary file, then rename.
 
     `table` is an Arrow table, a list of rows, or a dict of columns (lists, arrays; vectors also as (N, D) float32).
     `metadata` goes into the file beside schema name and version. A `shard` may be empty. The same rows give the same
-    bytes. Raises TableError naming `path`, column and row.
+    bytes. `path` may be an address of storage ("s3://bucket/key"). Raises TableError naming `path`, column and row.
     """
-    path, contract = Path(path), SCHEMAS[name]
+    path, contract = storage.location(path), SCHEMAS[name]
     data = _to_arrow(table, contract, path)
     check_table(data, contract, path, allow_empty=shard)
     own = {_NAME: name.encode(), _VERSION: SCHEMA_VERSION.encode()}
     extra = {key.encode(): value.encode() for key, value in sorted((metadata or {}).items())}
+    data = data.replace_schema_metadata({**own, **extra})
+    if storage.is_remote(path):
+        _store(data, path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(data.replace_schema_metadata({**own, **extra}), temporary, compression="zstd")
+    pq.write_table(data, temporary, compression="zstd")
     os.replace(temporary, path)
 
 
-def read_table(path: Path, name: str, allow_empty: bool = False) -> pa.Table:
-    """Read and validate one Parquet file; its metadata is in `table.schema.metadata`.
+def read_table(path: Path | str, name: str, allow_empty: bool = False) -> pa.Table:
+    """Read and validate one Parquet file, local or "s3://bucket/key"; its metadata is in `table.schema.metadata`.
 
     Raises TableError for an unreadable or truncated file, another schema or version, a missing, extra or wrongly
     typed column, a null, a duplicate key, a number that is not finite, and (unless `allow_empty`) no rows at all.
     """
-    path, contract = Path(path), SCHEMAS[name]
+    path, contract = storage.location(path), SCHEMAS[name]
     data = _load(path)
     _check_version(data.schema, name, path)
     check_table(data, contract, path, allow_empty)
@@ -271,9 +276,17 @@ def _align(column: pa.ChunkedArray, expected: pa.DataType) -> pa.ChunkedArray:
         return column  # check_columns then names the column and both types
 
 
-def _load(path: Path) -> pa.Table:
+def _store(data: pa.Table, path: str) -> None:
     try:
-        return pq.ParquetFile(path).read()
+        with storage.open_output(path) as file:
+            pq.write_table(data, file, compression="zstd")
+    except OSError as error:
+        raise TableError(f"{path}: cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def _load(path: Path | str) -> pa.Table:
+    try:
+        return pq.ParquetFile(storage.open_input(path)).read()
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:
