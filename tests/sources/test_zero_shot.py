@@ -175,6 +175,8 @@ def test_numbers_without_names_need_a_word(tmp_path):
     with pytest.raises(NearsafeError, match=r"a\.parquet: row 0: the label is a number: say `label_is: id`"):
         records(tmp_path, **entry)
     assert [n for _, n in labels(records(tmp_path, **entry, label_is="id")[0])] == [0, 1, 1]
+    shard(tmp_path / "gaps/b.parquet", None, (3.0, None, float("nan"), 0.0))
+    assert [n for _, n in labels(records(tmp_path, **{**entry, "images": "gaps"}, label_is="id")[0])] == [3]
     (tmp_path / "classnames.txt").write_text("SeaLake\nriver\n")
     found, _ = records(tmp_path, **entry, names="classnames.txt")
     assert [n for _, n in labels(found)] == [9, 8, 8]

@@ -35,13 +35,13 @@ def read_parquet(file: Path, name: str, columns: Columns, drops: Drops) -> Itera
                 if isinstance(image, str):
                     drops.broken(place, image, columns.image)
                     continue
-                label = row.get(columns.label)
-                if names and isinstance(label, int) and not isinstance(label, bool):
+                label = _plain(row.get(columns.label))
+                if names and isinstance(label, int):
                     label = names[label] if 0 <= label < len(names) else None
                 caption = row.get(columns.caption) if columns.caption else None
                 path, data = image
                 key = f"{name}:{place.row}"
-                yield Item(key, place, path, data, _plain(label), caption if isinstance(caption, str) else None)
+                yield Item(key, place, path, data, label, caption if isinstance(caption, str) else None)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TableError(f"{file}: after {number} rows: not readable as Parquet: {reason}") from None
@@ -82,6 +82,6 @@ def _label_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
 
 
 def _plain(label: Any) -> Label:
-    if isinstance(label, bool) or not isinstance(label, int | str):
-        return None
-    return label
+    if isinstance(label, float) and label.is_integer():  # pandas makes numbers with gaps floats
+        return int(label)
+    return label if isinstance(label, int | str) and not isinstance(label, bool) else None
