@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from pipeline.errors import NearsafeError
 from pipeline.mining import nearest
+from pipeline.precision import pick_device
 from pipeline.vectors import Vectors
 
 TRAIN_SPLIT = "train"
@@ -55,7 +56,8 @@ def mine_targets(pairs: pa.Table, text: Vectors, params: MineParams, path: Path)
     if not 1 <= params.k <= len(pool):
         raise NearsafeError(f"mine_pairs.k: expected 1 to {len(pool)}, the safe captions of the pool, got {params.k}")
     unsafe, given = text.of(pairs.column("unsafe_caption_id").to_pylist()), text.of(safe)
-    index, cosine = nearest(unsafe, text.of(list(pool)), params.k, chunk=params.chunk)
+    device, _ = pick_device()  # the same result on any
+    index, cosine = nearest(unsafe.to(device), text.of(list(pool)).to(device), params.k, chunk=params.chunk)
     owners = np.array(list(pool.values()), dtype=object)
     cosine_given = (unsafe.double() * given.double()).sum(1).float().numpy()
     return {

@@ -221,7 +221,10 @@ def assemble(data: TrainingSet, index: Index, encoded: Mapping[str, Tensor], own
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device; to CUDA from pinned memory, which the copy does not wait for."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    if device.type != "cuda":
+        return tensor
+    with torch.cuda.device(device):  # a thread's own current device is the first one
+        return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:

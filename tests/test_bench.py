@@ -1,14 +1,18 @@
 """The benchmark runner: what it collects, measures and writes. Speeds themselves are no test's business."""
 
+import argparse
+import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import bench
+from pipeline import bench, errors
 from pipeline.bench import Comparison, benchmarks, comparisons_of, describe, measure, write
-from pipeline.benchmarks import mining, training
+from pipeline.benchmarks import mining, results, training
 from pipeline.errors import NearsafeError
 
 FACTS = {"machine": "a machine", "date": "2026-01-01", "command": "python -m pipeline.bench"}
@@ -43,6 +47,20 @@ def test_a_row_has_ratio_rates_share_and_memory(tmp_path, monkeypatch):
     assert (
         "## 2026-01-01, a machine" in block and "| a / b | 8000 ms | 2000 ms | 3.00x (2.00 to 4.00, 3 turns)" in block
     )
+
+
+def test_a_stage_ends_with_the_most_memory_it_held(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", SimpleNamespace(name="stages.embed"))
+    errors.run(lambda: print("done"), argparse.ArgumentParser(), [])
+    first, last = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(r"embed: peak memory (\d+) MiB", last)
+    assert first == "done" and int(found[1]) > 50
+
+
+def test_a_price_is_asked_of_the_boxes_that_were_stored():
+    for line in results.comparisons(images=40, boxes=2):
+        assert line.title.startswith("80 boxes") and line.plain() == [(80,)]
+        assert line.built_in()
 
 
 def test_the_mining_lines_compare_the_same_work():
