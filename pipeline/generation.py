@@ -32,6 +32,7 @@ from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES, generate
 from pipeline.models.schedulers import Name as Scheduler
 from pipeline.models.schedulers import with_scheduler
+from pipeline.parallel import stream
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.prompts import Admitted, admit, noise_seed
@@ -240,15 +241,18 @@ def generate_rows(sampling: Sampling, admitted: Admitted, sample: Sampler | None
 
     `sample` brings a conditioning of its own (an attack's), by default that of the prompts' texts. It is called with
     at most `batch_size` prompts, and with single ones again where RuntimeError or ValueError came out of a batch. The
-    reason is the exception's type, a colon and its message, which may quote the prompt.
+    reason is the exception's type, a colon and its message, which may quote the prompt. Images are encoded in threads
+    while the next batch is sampled.
     """
     prompts = admitted.table.to_pylist()
     size = sampling.knobs.batch_size
     batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
-    return [row for batch in batches for row in _batch(sampling, batch, sample or sample_texts)]
+    made = (pair for batch in batches for pair in _batch(sampling, batch, sample or sample_texts))
+    return list(stream(lambda pair: _row(sampling, *pair), made))
 
 
-def _batch(sampling: Sampling, prompts: list[Row], sample: Sampler) -> Iterator[Row]:
+def _batch(sampling: Sampling, prompts: list[Row], sample: Sampler) -> Iterator[tuple[Row, np.ndarray | str]]:
+    """Every prompt with its image (H, W, 3) uint8, or the reason why there is none."""
     try:
         images: list[np.ndarray | str] = [_to_uint8(image) for image in sample(sampling, prompts)]
     except (RuntimeError, ValueError) as error:
@@ -257,8 +261,7 @@ def _batch(sampling: Sampling, prompts: list[Row], sample: Sampler) -> Iterator[
                 yield from _batch(sampling, [prompt], sample)
             return
         images = [f"{type(error).__name__}: {str(error).strip()[:500]}"]
-    for prompt, image in zip(prompts, images, strict=True):
-        yield _row(sampling, prompt, image)
+    yield from zip(prompts, images, strict=True)
 
 
 def sample_texts(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:

@@ -41,6 +41,7 @@ from pipeline.models.conditioning import TextTower
 from pipeline.models.diffusion import Diffusion, load_diffusion, sampling_dtype, text_tower
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES
+from pipeline.models.schedulers import with_scheduler
 from pipeline.params import section, to_spec
 from pipeline.precision import pick_device
 from pipeline.prompts import Admitted, admit
@@ -125,7 +126,7 @@ def attack_defence(
     device, reason = pick_device()
     dtype, why = sampling_dtype(knobs.generate.precision, device)
     log(f"attack: {reason}; {why}")
-    model = load_diffusion(inputs.diffusion, device, dtype)
+    model = with_scheduler(load_diffusion(inputs.diffusion, device, dtype), knobs.generate.scheduler)
     undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, knobs.generate.towers)
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
     detectors = None if keep_text else _detectors(knobs, inputs, device)

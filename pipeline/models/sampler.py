@@ -27,7 +27,10 @@ _HERE = Path(__file__).parent
 # The code that an image depends on: part of what a resumed run must share with the one it goes on with.
 SOURCES = [
     *sorted((_HERE / "families").glob("*.py")),
-    *(_HERE / f"{name}.py" for name in ("callbacks", "clip", "conditioning", "diffusion", "predicting", "slots")),
+    *(
+        _HERE / f"{name}.py"
+        for name in ("callbacks", "clip", "conditioning", "diffusion", "predicting", "schedulers", "slots")
+    ),
     Path(__file__),
 ]
 
