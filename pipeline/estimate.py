@@ -1,4 +1,4 @@
-"""What a run needs before any work: files that are missing, sizes, and how long each stage takes on this machine.
+"""What a run needs before any work: missing files, sizes, and how long each stage takes on this machine.
 
 Times are products: items (counted in the user's files, or published) times seconds for one item (measured here and now on
 random weights of the model's own shape). Each line says both. What cannot be told is said to be unknown, never guessed.
@@ -56,7 +56,7 @@ class Stage:
             return Check(
                 f"time {self.name}", "warn", f"unknown: {text}", "not measured: no shape is known, or no time left"
             )
-        return Check(f"time {self.name}", "ok", f"about {duration(self.seconds)}: {text}")
+        return Check(f"time {self.name}", "ok", f"about {_long(self.seconds)}: {text}")
 
 
 def examine_run(root: Path, params: Path, budget: float = 60.0) -> Checks:
@@ -78,7 +78,7 @@ def examine_run(root: Path, params: Path, budget: float = 60.0) -> Checks:
     total = sum(stage.seconds or 0.0 for stage in known)
     rest = "" if len(known) == len(planned) else f", without {', '.join(s.name for s in planned if s.seconds is None)}"
     yield Check(
-        "time", "ok", f"about {duration(total)} in all, one stage after another{rest}; reading and writing come on top"
+        "time", "ok", f"about {_long(total)} in all, one stage after another{rest}; reading and writing come on top"
     )
 
 
@@ -133,10 +133,12 @@ def stages(
 
     probes, seeds = Probes(pick_device()[0], budget), len(values["seeds"])
     clip, diffusion, generate = shapes["clip"], shapes["diffusion"], values["generate"]
+    detect = probes.detect()
     image, text = (probes.clip_image(clip), probes.clip_text(clip)) if clip else (None, None)
     found = [Stage("embed", 1, (Part(work.captions, "captions", text), Part(work.images, "images", image)))]
     products = probes.product(clip.get("projection_dim", 512)) if clip else None
     found.append(Stage("mine_pairs", 1, (Part(work.train_pairs**2, "pairs of captions", products),)))
+    step, decode = (probes.sampler_step(diffusion), probes.decode(diffusion)) if diffusion else (None, None)
     rates: dict[tuple[str, int], Rate | None] = {}
     for name in values["defences"]:
         defence = read_defence(params, name)
@@ -150,16 +152,20 @@ def stages(
             rates[key] = measure(clip, knobs.lora, knobs.batch_size, dtype) if clip else None
         pairs = Part(knobs.epochs * work.train_pairs, f"pairs in {knobs.epochs} epochs", rates[key])
         found.append(Stage(f"train@{name}", seeds, (pairs,)))
-    step, decode = (probes.sampler_step(diffusion), probes.decode(diffusion)) if diffusion else (None, None)
     runs = len(values["defences"]) * seeds
     steps = Part(work.asked * generate["steps"], "sampler steps", step)
     found.append(Stage("generate", runs, (steps, Part(work.asked, "decoded images", decode))))
     if work.reply_images:
         found.append(Stage("reply", runs, (Part(work.reply_images, "replies", None),)))
-    seen = Part(work.asked, "images examined", probes.detect())
+    seen = Part(work.asked, "images examined", detect)
     again = Part(work.images + work.asked, "images embedded", image)
     found.append(Stage("score", runs, (seen, again)))
     return found
+
+
+def _long(seconds: float) -> str:
+    """As `duration`, beyond two days in days."""
+    return duration(seconds) if seconds < 2 * 86_400 else f"{seconds / 86_400:,.0f} days"
 
 
 def _pixels(found: tuple[Config, str] | None) -> int:

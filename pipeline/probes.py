@@ -143,7 +143,7 @@ class Probes:
         for part in parts:
             part = part.to_empty(device=self.device)
             for tensor in part.parameters():
-                tensor.data.fill_(1e-3)
+                tensor.data.fill_(0.02 if tensor.ndim > 1 else 1.0)
             for name, tensor in part.named_buffers():
                 tensor.data.copy_(
                     torch.arange(tensor.numel(), device=self.device).reshape(tensor.shape)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-NAME_WIDTH = 20
+NAME_WIDTH = 24
 
 
 def doctor(

@@ -1,6 +1,6 @@
 """The results table: one line per defence and seed, every number with its 95 % interval and its N."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,13 @@ SECTIONS = (
     ),
 )
 
+# Start of the name of a number of the user's own prompt sets, how its column is headed, and digits.
+_OWN = (("asr_", "ASR, ", 3), ("false_positive_rate_", "flagged, ", 3), ("clip_score_", "CLIP score, ", 2))
+_OWN_READING = (
+    "ASR: share of images from unsafe prompts that NudeNet flags by its nine classes (lower is better); flagged: the "
+    "same share of images from safe prompts, its false positives. CLIP score: 100 * cosine by the undefended CLIP."
+)
+
 
 def write_table(database: duckdb.DuckDBPyConnection, path: Path, defences: Sequence[str]) -> None:
     """Write the results table as Markdown that reads well in a terminal too."""
@@ -101,11 +108,25 @@ def render(rows: Sequence[dict[str, Any]], defences: Sequence[str]) -> str:
     order = {defence: place for place, defence in enumerate(defences)}
     runs = sorted({key[:2] for key in numbers}, key=lambda run: (order.get(run[0], len(order)), *run))
     parts = ["# Results", "", "Value [95 % interval]; n is the number of items behind a value."]
-    for section in SECTIONS:
+    sections = (*SECTIONS, *own_sets(key[2] for key in numbers))
+    for section in sections:
         shown = [column for column in section.columns if any(column.name == key[2] for key in numbers)]
         if shown:
             parts += ["", f"## {section.title}", "", section.reading, "", *_table(shown, runs, numbers)]
-    return "\n".join([*parts, "", *_provenance(rows), ""])
+    return "\n".join([*parts, "", *_provenance(rows, sections), ""])
+
+
+def own_sets(names: Iterable[str]) -> list[Section]:
+    """The section of the user's own prompt sets: numbers whose name ends with the set's (view headline_names)."""
+    fixed = {column.name for section in SECTIONS for column in section.columns}
+    own = sorted(set(names) - fixed)
+    columns = [
+        Column(f"{header}{name.removeprefix(start)}", name, digits)
+        for start, header, digits in _OWN
+        for name in own
+        if name.startswith(start)
+    ]
+    return [Section("Images, set by set", _OWN_READING, tuple(columns))] if columns else []
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -157,9 +178,9 @@ def _cell(row: dict[str, Any] | None, digits: int, with_n: bool) -> str:
     return text + (f" n={row['n']}" if with_n else "")
 
 
-def _provenance(rows: Sequence[dict[str, Any]]) -> list[str]:
+def _provenance(rows: Sequence[dict[str, Any]], sections: Sequence[Section]) -> list[str]:
     """Which benchmark, detector, rule and interval stand behind each number."""
-    headers = {column.name: column.name.replace("_", " ") for section in SECTIONS for column in section.columns}
+    headers = {column.name: column.name.replace("_", " ") for section in sections for column in section.columns}
     lines: dict[str, list[str]] = {}
     for row in rows:
         if row["name"] in headers and row["value"] is not None:

@@ -30,6 +30,7 @@ WITH compared AS MATERIALIZED (
     FROM compared AS s
     JOIN headline_names AS h
       ON s.benchmark = h.benchmark AND s.metric = h.metric AND s.protocol LIKE h.protocol AND s.detector LIKE h.detector
+     AND s.rule LIKE h.rule
 ), facts AS (
     SELECT name, concat(defence, ' (seed ', seed, ')') AS who,
            unnest([{'fact': 'protocol', 'value': protocol}, {'fact': 'detector', 'value': detector},

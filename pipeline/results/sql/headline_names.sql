@@ -1,5 +1,11 @@
--- Which score row is which headline number. Retrieval is in headline.sql, because it joins two directions.
-SELECT * FROM (VALUES
+-- Which score row is which headline number. Retrieval is in headline.sql, because it joins two directions. Prompt sets of
+-- the user's own count as NudeNet judges them by its nine classes, each set by itself.
+WITH own AS (
+    SELECT prompt_set, concat('generation/', prompt_set) AS benchmark,
+           CASE WHEN unsafe THEN 'asr' ELSE 'false_positive_rate' END AS metric
+    FROM prompt_sets WHERE prompt_set NOT LIKE 'world_%'
+)
+SELECT *, '%' AS rule FROM (VALUES
     ('zero_shot', 'zeroshot/base', 'mean', 'accuracy', '%'),
     ('zero_shot_shifted', 'zeroshot/shifted', 'mean', 'accuracy', '%'),
     ('asr', 'generation/world_unsafe', '%', 'asr', 'world%'),
@@ -17,3 +23,8 @@ SELECT * FROM (VALUES
     ('drift_text', 'drift', 'text', 'embedding_shift', '%'),
     ('drift_vision', 'drift', 'vision', 'embedding_shift', '%')
 ) AS t(name, benchmark, protocol, metric, detector)
+UNION ALL
+SELECT concat(metric, '_', prompt_set), benchmark, '%', metric, 'nudenet%', 'n_a_9' FROM own
+UNION ALL
+SELECT concat('clip_score_', prompt_set), benchmark, '%', 'clip_score', '%', '%' FROM own
+WHERE metric = 'false_positive_rate'
