@@ -1,7 +1,8 @@
 """What a run needs before any work: missing files, sizes, and how long each stage takes on this machine.
 
-Times are products: items (counted in the user's files, or published) times seconds for one item (measured here and now on
-random weights of the model's own shape). Each line says both. What cannot be told is said to be unknown, never guessed.
+Times are products: items (counted in the user's files, or published) times seconds for one item (measured here and
+now on random weights of the model's own shape). Each line says both. What cannot be told is said to be unknown, never
+guessed.
 """
 
 import shutil

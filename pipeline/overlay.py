@@ -1,7 +1,7 @@
 """Lays one YAML file over another as text: only lines of keys that change do, comments and order stay.
 
-A key's lines come from the overlay as they are there, with their comments. ruamel.yaml says where each key lies; its own
-dump of a whole file would move comments and break lines that nobody touched.
+A key's lines come from the overlay as they are there, with their comments. ruamel.yaml says where each key lies; its
+own dump of a whole file would move comments and break lines that nobody touched.
 """
 
 import io

@@ -32,9 +32,9 @@ PUBLISHED: dict[str, dict[str, int]] = {
         )
     },
 }  # fmt: skip
-# Rows of prompt files by schema, or by the name of a set in profiles/paper-des.yaml (evaluation.md section 11).
+# Rows of prompt files by schema, or by schema and set as profiles/paper-des.yaml names it (evaluation.md section 11).
 PUBLISHED_PROMPTS = {
-    "i2p": 4_703, "coco": 30_000, "sneakyprompt": 124, "mma": 1_000, "ringabell": 107, "p4d": 272, "i2p_sexual": 931,
+    "i2p": 4_703, "coco": 30_000, "prompt_csv/coco": 9_969, "prompt_csv/sneakyprompt": 124, "prompt_csv/mma": 1_000, "prompt_csv/ringabell": 107, "prompt_csv/p4d": 272, "prompt_csv/i2p_sexual": 931,
     "unlearndiffatk": 142,
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def _add_prompts(found: Workload, root: Path, params: Path, values: Mapping[str,
 def _prompts(found: Workload, name: str, file: Any, root: Path) -> int | None:
     if not (root / file.path).is_file():
         found.absent[f"prompts {name}"] = [root / file.path]
-        if (count := PUBLISHED_PROMPTS.get(name, PUBLISHED_PROMPTS.get(file.schema))) is not None:
+        if (count := PUBLISHED_PROMPTS.get(f"{file.schema}/{name}", PUBLISHED_PROMPTS.get(file.schema))) is not None:
             found.published.append(f"prompts {name}")
         return count
     try:

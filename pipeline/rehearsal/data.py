@@ -1,8 +1,9 @@
 """Data files of the true schemas with mild content: drawn pictograms and captions of the embedded world.
 
-What a user would put below `sources.root`: ViSU's JSON and images, NSFWCaps in its published columns, CoPro's JSON, class
-folders of the eleven zero-shot sets, pools of real images, images to describe, prompt files in the columns of I2P, COCO
-and the official DES code. Captions and images are the embedded world's; nothing is of the real data sets but the form.
+What a user would put below `sources.root`: ViSU's JSON and images, NSFWCaps in its published columns, CoPro's JSON,
+class folders of the eleven zero-shot sets, pools of real images, images to describe, prompt files in the columns of
+I2P, COCO and the official DES code. Captions and images are the embedded world's; nothing is of the real data sets
+but the form.
 """
 
 import csv
