@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.child import Child, environment, interruptible
 from pipeline.errors import NearsafeError
+from pipeline.fetching import references
 from pipeline.layout import Data, Results, table_file
+from pipeline.models import hub
 from pipeline.progress import Done, Progress, duration
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def reproduce(root: Path, targets: Sequence[str], options: Sequence[str], show: 
     """
     if not (root / "dvc.yaml").is_file():
         raise NearsafeError(f"{root.resolve()}: no dvc.yaml: call `nearsafe repro` in the folder of the clone")
+    _check_models(root, targets, show)
     metrics, data = Results(root / "results").metrics, Data(root / "data").root
     before = _metrics(metrics)
     progress = _plan(root, targets, options, data)
@@ -151,6 +154,20 @@ def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log,
             raise
     progress.end(time.monotonic() - start, "failed" if code else "ran")
     return code
+
+
+def _check_models(root: Path, targets: Sequence[str], show: Say) -> None:
+    """A model of a hub that was not fetched is an error before any work; with targets a line, for they may not need it.
+
+    DVC's own error would come when the first stage that needs it is reached, and say nothing of `nearsafe fetch`.
+    """
+    if not (root / "params.yaml").is_file():
+        return
+    for name in references(root / "params.yaml"):
+        if not (root / hub.ROOT / name).is_dir():
+            if not targets:
+                raise NearsafeError(hub.missing(Path(hub.ROOT) / name))
+            show(f"{hub.missing(Path(hub.ROOT) / name)}\n")
 
 
 def _metrics(path: Path) -> list[Row]:

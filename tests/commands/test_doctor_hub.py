@@ -7,6 +7,7 @@ from ruamel.yaml import YAML
 from transformers import CLIPTextModel
 
 from pipeline import doctor_hub, doctor_inputs
+from pipeline.cli import main
 from pipeline.models import hub
 from pipeline.models.hashing import model_hash
 from tests.models.tiny import save_clip
@@ -82,3 +83,14 @@ def test_checkpoints_of_others(folder):
     assert states == {"new": "warn", "known": "ok", "changed": "missing", "absent": "missing"}
     assert f"write `hash: {digest}`" in found["checkpoint new"].fix
     assert "`nearsafe fetch` gets it" in found["checkpoint absent"].fix
+
+
+def test_a_run_without_its_model_names_the_command_that_gets_it(dvc_repository, capsys):
+    dvc_repository("one:\n  cmd: echo 1 > one.txt\n  outs: [one.txt]\n")
+    params()
+    with pytest.raises(SystemExit) as end:
+        main(["repro"])
+    assert end.value.code == 2 and not Path("one.txt").exists()
+    assert capsys.readouterr().err.startswith(f"error: hub/{NAME}: no such model folder: `nearsafe fetch` gets {NAME}")
+    main(["repro", "one"])
+    assert Path("one.txt").exists() and "`nearsafe fetch` gets" in capsys.readouterr().out
