@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipeline import checkpoint, curriculum, ledger, mining, seeds, token_set, training, training_set, two_pass
+from pipeline import (
+    checkpoint,
+    curriculum,
+    image_cache,
+    ledger,
+    mining,
+    seeds,
+    token_set,
+    training,
+    training_set,
+    two_pass,
+)
 from pipeline import team as teams
 from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
@@ -41,7 +52,7 @@ FIXED = "defence.safetensors"
 _MEMORY_ONLY = ("image_memory_mib",)  # changes no number: an interrupted training may be continued with another
 _LIBRARIES = ("torch", "transformers", "peft")
 _CODE = (
-    *(checkpoint, curriculum, ledger, mining, seeds, teams, training, training_set, two_pass),
+    *(checkpoint, curriculum, image_cache, ledger, mining, seeds, teams, training, training_set, two_pass),
     *(losses, protocol, adapters, clip_module, finetune),
 )
 _TOKEN_CODE = (token_set, token_losses)
@@ -125,9 +136,9 @@ def _train_all(
     device, why_device = pick_device()
     dtype, why_dtype = pick_precision(knobs.precision, device)
     size, why_size = teams.team_size(knobs.processes, device)
-    _, why_attention = pick_attention(knobs.attention, device, dtype)
+    attention, why_attention = pick_attention(knobs.attention, device, dtype)
     report(f"{defence.name}: {why_device}; {why_dtype}; {why_attention}; {why_size}")
-    spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype)}
+    spec = _spec(defence, knobs, run, inputs) | {"precision": str(dtype), "attention": attention}
     output = Output(out, spec, resume=not (out / MANIFEST).exists())
     # Several processes share one file of images instead of holding each its own.
     cache = ImageCache(out / _RESUME, knobs.image_memory_mib if size == 1 else 0)
