@@ -3,6 +3,7 @@
 Import this only after `home.prepare`: Prefect reads its settings when it is first imported.
 """
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -124,6 +125,7 @@ def execute(job: Job) -> Outcome:
 
 def _run_stages(job: Job, work: Work) -> None:
     """One task per step; each waits for those it needs, and independent branches end whatever fails elsewhere."""
+    logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
     steps = job.plan.steps
     get_run_logger().info("%d of %d stages to run in %s", len(steps), len(job.plan.stages), job.place.resolve())
     futures: dict[str, PrefectFuture] = {}
@@ -136,6 +138,13 @@ def _run_stages(job: Job, work: Work) -> None:
         if name not in work.ended:
             reason = future.state.message if future.state else None
             work.end(name, Ended("failed", reason=reason or "its task ended without a word"))
+
+
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Prefect asks for the traceback of every failed task, also where none was raised: it would print NoneType."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
 
 
 @contextmanager
