@@ -13,6 +13,7 @@ from typing import Any
 
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -58,6 +59,7 @@ def repro(targets: list[str] = [], overrides: list[str] = [], force: bool = Fals
             workspace of its own, listed by `dvc exp show`; params.yaml stays as it is.
         force: Run the stages again even where nothing changed.
     """
+    logging.getLogger("prefect.flow_runs").addFilter(_without_ending)
     try:
         with open_job(Request(Path.cwd(), tuple(targets), tuple(overrides), force)) as job:
             return as_state(execute(job))
@@ -145,6 +147,11 @@ def _without_empty_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info and record.exc_info[0] is None:
         record.exc_info = None
     return True
+
+
+def _without_ending(record: logging.LogRecord) -> bool:
+    """The state says why a run failed or was cancelled; Prefect's runner would call that ending unexpected."""
+    return not (record.exc_info and record.exc_info[0] in (FailedRun, CancelledRun))
 
 
 @contextmanager
