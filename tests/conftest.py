@@ -1,5 +1,6 @@
 """Fixtures that several areas of the tests share: a small finished `data` directory, without any model."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,12 @@ from pipeline.layout import Data, shard_file, table_file
 from pipeline.tables import Output
 
 DEFENCES = ("original", "safer_clip")
+
+
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has SIGINT ignored, and every child inherits that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def score_row(defence: str, benchmark: str, protocol: str, metric: str, value: float, **changes: object) -> dict:

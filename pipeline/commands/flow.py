@@ -54,7 +54,7 @@ def run(
     outcome = run_flow(Path(), targets or (), overrides or (), force=force, devices=devices)
     for name, state in outcome.stages.items():
         if state != "up_to_date":
-            print(f"{name}: {_WORDS.get(state, state)}")
+            print(f"{name}: {_word(state, outcome.state)}")
     print(outcome.message)
     for label, value in (("experiment", outcome.experiment), ("its files", outcome.workspace), ("page", outcome.url)):
         if value:
@@ -110,9 +110,14 @@ def ui(
     serve(Path(), port, report_port)
 
 
+def _word(stage: str, run: str) -> str:
+    """What became of a stage; one that had not ended when its run was cancelled did not fail of itself."""
+    return "stopped" if stage == "failed" and run == "cancelled" else _WORDS.get(stage, stage)
+
+
 def _cells(run: "RunInfo") -> list[str]:
     from pipeline.progress import duration
 
-    counted = ", ".join(f"{number} {_WORDS.get(state, state)}" for state, number in run.stages.items())
+    counted = ", ".join(f"{number} {_word(state, run.state)}" for state, number in run.stages.items())
     took = "" if run.seconds is None else duration(run.seconds)
     return [run.run, run.state, run.started or "", took, counted, run.targets or "all", run.experiment or ""]

@@ -28,22 +28,31 @@ class Devices:
             yield device
         finally:
             if device is not None:
-                if gpu:
-                    self._gpus.put(device)
-                else:
-                    self._slots.release()
+                self._give_back(gpu, device)
 
     def _wait(self, gpu: bool, stopped: Callable[[], bool]) -> str | None:
         while not stopped():
-            if not gpu:
-                if self._slots.acquire(timeout=0.2):
-                    return ""
-                continue
-            try:
-                return self._gpus.get(timeout=0.2)
-            except queue.Empty:
-                continue
+            device = self._take(gpu)
+            if device is not None and stopped():  # it came free because what held it was stopped
+                self._give_back(gpu, device)
+            elif device is not None:
+                return device
         return None
+
+    def _take(self, gpu: bool) -> str | None:
+        """A turn that comes within a moment, else None."""
+        if not gpu:
+            return "" if self._slots.acquire(timeout=0.2) else None
+        try:
+            return self._gpus.get(timeout=0.2)
+        except queue.Empty:
+            return None
+
+    def _give_back(self, gpu: bool, device: str) -> None:
+        if gpu:
+            self._gpus.put(device)
+        else:
+            self._slots.release()
 
 
 def find_gpus(given: str | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 Import this only after `home.prepare`: Prefect reads its settings when it is first imported.
 """
 
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
+from prefect.exceptions import CancelledRun, FailedRun
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
@@ -57,6 +59,7 @@ def repro(targets: list[str] = [], overrides: list[str] = [], force: bool = Fals
             workspace of its own, listed by `dvc exp show`; params.yaml stays as it is.
         force: Run the stages again even where nothing changed.
     """
+    logging.getLogger("prefect.flow_runs").addFilter(_without_ending)
     try:
         with open_job(Request(Path.cwd(), tuple(targets), tuple(overrides), force)) as job:
             return as_state(execute(job))
@@ -124,6 +127,7 @@ def execute(job: Job) -> Outcome:
 
 def _run_stages(job: Job, work: Work) -> None:
     """One task per step; each waits for those it needs, and independent branches end whatever fails elsewhere."""
+    logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
     steps = job.plan.steps
     get_run_logger().info("%d of %d stages to run in %s", len(steps), len(job.plan.stages), job.place.resolve())
     futures: dict[str, PrefectFuture] = {}
@@ -136,6 +140,18 @@ def _run_stages(job: Job, work: Work) -> None:
         if name not in work.ended:
             reason = future.state.message if future.state else None
             work.end(name, Ended("failed", reason=reason or "its task ended without a word"))
+
+
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Prefect asks for the traceback of every failed task, also where none was raised: it would print NoneType."""
+    if record.exc_info and record.exc_info[0] is None:
+        record.exc_info = None
+    return True
+
+
+def _without_ending(record: logging.LogRecord) -> bool:
+    """The state says why a run failed or was cancelled; Prefect's runner would call that ending unexpected."""
+    return not (record.exc_info and record.exc_info[0] in (FailedRun, CancelledRun))
 
 
 @contextmanager

@@ -41,7 +41,6 @@ def test_run_passes_the_words_on_and_tells_the_outcome(monkeypatch, capsys, stat
     asked = {}
 
     def run_flow(root, targets, overrides, force, devices):
-        assert os.environ["HF_HUB_OFFLINE"] == "1" and os.environ["PYTHONHASHSEED"] == "0"
         asked.update(root=root, targets=targets, overrides=overrides, force=force, devices=devices)
         stages = {"base": "up_to_date", "train@a": "cached", "score@a": "failed", "results": "not_run"}
         return Outcome(state, "1 ran, 1 failed.", stages, "r", "swift-otter", Path("/w"), "http://127.0.0.1:4200/x")
@@ -55,7 +54,8 @@ def test_run_passes_the_words_on_and_tells_the_outcome(monkeypatch, capsys, stat
         "devices": "0,1",
     }  # fmt: skip
     assert out.splitlines() == [
-        "train@a: restored from the cache", "score@a: failed", "results: not run", "1 ran, 1 failed.",
+        "train@a: restored from the cache", f"score@a: {'stopped' if state == 'cancelled' else 'failed'}",
+        "results: not run", "1 ran, 1 failed.",
         "experiment: swift-otter", "its files: /w", "page: http://127.0.0.1:4200/x",
     ]  # fmt: skip
 

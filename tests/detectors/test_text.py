@@ -79,7 +79,7 @@ def test_sql_rules_flag_what_the_python_rules_flag():
     other = [{**row, "detector": "world", "label": "knife", "score": 1.0} for row in rows[:3]]
     detections = pa.Table.from_pylist(rows + other, SCHEMAS["detections"].schema)
     connection = duckdb.connect()
-    connection.register("detections", detections)
+    connection.register("comparable_detections", detections)
     flagged = {
         (rule, item): flag
         for rule in ("text_hazard", "hazard_words")

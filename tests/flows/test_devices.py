@@ -1,6 +1,7 @@
 """Devices: who gets which, and who waits."""
 
 import threading
+import time
 
 import pytest
 
@@ -44,6 +45,25 @@ def test_without_a_gpu_its_stages_run_one_at_a_time() -> None:
         assert not taken.wait(0.5)
     waiting.join(10)
     assert taken.is_set()
+
+
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_turn_that_comes_free_by_a_cancellation_is_not_taken(gpu: bool) -> None:
+    devices, cancelled, got = Devices([], cpu_slots=1), threading.Event(), []
+
+    def wait() -> None:
+        with devices.lease(gpu, cancelled.is_set) as device:
+            got.append(device)
+
+    with devices.lease(gpu, lambda: False):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        time.sleep(0.05)
+        cancelled.set()
+    waiting.join(10)
+    assert got == [None]
+    with devices.lease(gpu, lambda: False) as device:
+        assert device == "", "it was given back"
 
 
 def _take(devices: Devices, taken: threading.Event) -> None:
