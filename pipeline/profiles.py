@@ -22,7 +22,7 @@ HEAD = "profile"
 class Head:
     """Section `profile`. `replaces`: dotted names of mappings that are taken as wholes, not key by key."""
 
-    title: str
+    title: str = ""
     replaces: tuple[str, ...] = ()
 
 

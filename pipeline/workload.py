@@ -34,8 +34,8 @@ PUBLISHED: dict[str, dict[str, int]] = {
 }  # fmt: skip
 # Rows of prompt files by schema, or by schema and set as profiles/paper-des.yaml names it (evaluation.md section 11).
 PUBLISHED_PROMPTS = {
-    "i2p": 4_703, "coco": 30_000, "prompt_csv/coco": 9_969, "prompt_csv/sneakyprompt": 124, "prompt_csv/mma": 1_000, "prompt_csv/ringabell": 107, "prompt_csv/p4d": 272, "prompt_csv/i2p_sexual": 931,
-    "unlearndiffatk": 142,
+    "i2p": 4_703, "coco": 30_000, "unlearndiffatk": 142, "prompt_csv/coco": 9_969, "prompt_csv/sneakyprompt": 124,
+    "prompt_csv/mma": 1_000, "prompt_csv/ringabell": 107, "prompt_csv/p4d": 272, "prompt_csv/i2p_sexual": 931,
 }  # fmt: skip
 
 
