@@ -76,4 +76,4 @@ bench: $(STAMP)
 	python -m pipeline.bench --out data/bench
 
 clean:
-	rm -rf data report .dvc/cache .dvc/tmp
+	rm -rf data report .dvc/cache .dvc/tmp .nearsafe/cache
