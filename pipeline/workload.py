@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,7 @@ def _prompts(found: Workload, name: str, file: Any, root: Path) -> int | None:
             found.published.append(f"prompts {name}")
         return count
     try:
-        return len(read_prompt_file(name, file)[0])
+        return len(read_prompt_file(name, replace(file, path=root / file.path))[0])
     except NearsafeError:
         return None  # said by the check of prompt files
 

@@ -27,7 +27,7 @@ def profile(
         print(overlay(params, found), end="")
     elif write_profile(params, found):
         print(
-            f"{params}: {found.head.title}\n`git diff {params}` shows what changed, `git checkout {params}` goes back"
+            f"{params}: {found.head.title or found.path}\n`git diff {params}` shows what changed, `git checkout {params}` goes back"
         )
     else:
         print(f"{params}: as {found.path} has it already")
