@@ -84,7 +84,7 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
     for benchmark, split in (
         (read_quadruples("nsfwcaps", inputs.nsfwcaps, caps_hash, split="benchmark"), "benchmark"),
         (read_quadruples("validation", inputs.nsfwcaps, caps_hash, split=VALIDATION), VALIDATION),
-        (read_quadruples("world_pairs", inputs.world, world_hash, split="test"), "test"),
+        (read_quadruples(_pairs_name(inputs.world), inputs.world, world_hash, split="test"), "test"),
     ):
         if benchmark.pairs:
             quadruples.append(benchmark)
@@ -102,6 +102,11 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
             log(f"score: the world has no pool of images large enough: {name} is left out")
     words = _paraphrases(quadruples, inputs.paraphrases, log)
     return Benchmarks(quadruples, words, pools, read_tasks(inputs.world, inputs.prompts), world_hash)
+
+
+def _pairs_name(world: Path) -> str:
+    """What the given pairs are called: those of the user's data are not the embedded world's."""
+    return "world_pairs" if read_output(world, "captions")["source"][0].as_py().startswith("world/") else "test_pairs"
 
 
 def _paraphrases(quadruples: list[Quadruples], paraphrases: Path | None, log: Log) -> list[Quadruples]:

@@ -1,4 +1,4 @@
-"""What a rehearsal makes up is what the loaders of real checkpoints and data read. The rehearsal itself: make rehearse."""
+"""What a rehearsal makes up is what the loaders of real checkpoints and data read."""
 
 from pathlib import Path
 

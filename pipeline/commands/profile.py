@@ -26,8 +26,7 @@ def profile(
     if show:
         print(overlay(params, found), end="")
     elif write_profile(params, found):
-        print(
-            f"{params}: {found.head.title or found.path}\n`git diff {params}` shows what changed, `git checkout {params}` goes back"
-        )
+        print(f"{params}: {found.head.title or found.path}")
+        print(f"`git diff {params}` shows what changed, `git checkout {params}` goes back")
     else:
         print(f"{params}: as {found.path} has it already")
