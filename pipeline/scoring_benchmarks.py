@@ -106,7 +106,7 @@ def read_benchmarks(inputs: Inputs, root: int, log: Log) -> Benchmarks:
 
 def _pairs_name(world: Path) -> str:
     """What the given pairs are called: those of the user's data are not the embedded world's."""
-    return "world_pairs" if read_output(world, "captions")["source"][0].as_py().startswith("world/") else "test_pairs"
+    return "test_pairs" if "sources" in read_manifest(world)["spec"] else "world_pairs"
 
 
 def _paraphrases(quadruples: list[Quadruples], paraphrases: Path | None, log: Log) -> list[Quadruples]:
