@@ -100,9 +100,9 @@ def _write_parts(
         facts["adapter"] = write_adapter(clip, base, defence, spec, shown(base), out / "adapter")
     if "pipeline" in parts:
         folder = Path(lookup(params, "models.diffusion"))
-        _check_diffusion(data, defence.name, folder)
         given = lookup(params, "generate").get("towers") or {}
         towers = {slot: None if tower is None else Path(tower) for slot, tower in given.items()}
+        _check_diffusion(data, defence.name, folder, towers)
         facts["slot"] = place_tower(folder, clip, out / PIPELINE, towers)
         index = json.loads((out / PIPELINE / "model_index.json").read_text(encoding="utf-8"))
         facts |= {"diffusion": folder, "pipeline_class": index["_class_name"]}
@@ -131,16 +131,24 @@ def _scored(data: Data, name: str, seed: int, checkpoint: Path) -> str:
     return digest
 
 
-def _check_diffusion(data: Data, name: str, folder: Path) -> None:
-    """Where images were made, they were made with this folder. Raises NearsafeError."""
+def _check_diffusion(data: Data, name: str, folder: Path, towers: Mapping[str, Path | None]) -> None:
+    """Where images were made, they were made with this folder and these towers in its slots. Raises NearsafeError."""
     spec = data.generations(name) / SPEC
     if not spec.is_file():
         return
-    used, digest = json.loads(spec.read_text(encoding="utf-8"))["inputs"]["diffusion"], model_hash(folder)
-    if used != digest:
+    inputs, digest = json.loads(spec.read_text(encoding="utf-8"))["inputs"], model_hash(folder)
+    if (used := inputs["diffusion"]) != digest:
         raise NearsafeError(
             f"{folder}: this diffusion model is {digest}, images were made and scored with {used}: "
             f"`nearsafe repro score@{name}` does it with this one"
+        )
+    made = {slot: tower for slot, tower in inputs.items() if slot.startswith("text_encoder")}
+    now = {slot: model_hash(tower) for slot, tower in towers.items() if tower is not None}
+    if other := sorted(slot for slot in {*made, *now} if made.get(slot) != now.get(slot)):
+        there, used = (hashes.get(other[0], "the diffusion folder's own") for hashes in (now, made))
+        raise NearsafeError(
+            f"generate.towers.{other[0]}: this tower is {there}, images were made and scored with {used}: "
+            f"`dvc repro --force generate@{name}` and `nearsafe repro score@{name}` do it with this one"
         )
 
 
@@ -170,6 +178,7 @@ def _card(
     database = connect(data, list(lookup(params, "defences")))
     rows = [row for row in headline(database) if row["seed"] == seed]
     numbers = {who: {row["name"]: row for row in rows if row["defence"] == who} for who in (defence.name, "original")}
+    sampling = lookup(params, "generate") if facts["slot"] else {}
     return Card(
         defence=defence.name,
         method=defence.method,
@@ -182,7 +191,7 @@ def _card(
         own=numbers[defence.name],
         undefended=numbers["original"] if defence.name != "original" else {},
         spec=spec,
-        sampling={key: lookup(params, f"generate.{key}") for key in ("steps", "guidance")} if facts["slot"] else {},
+        sampling={key: sampling.get(key) for key in ("steps", "guidance", "scheduler")} if facts["slot"] else {},
         revision=revision(params.parent),
         **facts,
     )

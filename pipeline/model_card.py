@@ -26,8 +26,8 @@ class Card:
 
     `about`: one sentence on the method, with its paper; `parts`: the folders beside the card; `diffusion`: the folder
     whose denoiser and VAE are in pipeline/, `slot` where the defended tower is in it and `pipeline_class` its class,
-    all None without that part; `sampling`: steps and guidance that images were scored with; `adapter`: how well the
-    adapter was found again.
+    all None without that part; `sampling`: steps, guidance and, in place of the folder's own, the scheduler that images
+    were scored with; `adapter`: how well the adapter was found again.
     """
 
     defence: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.child import Child, environment, interruptible
 from pipeline.errors import NearsafeError
-from pipeline.fetching import references
+from pipeline.fetching import read_pins, references
 from pipeline.layout import Data, Results, table_file
 from pipeline.models import hub
 from pipeline.progress import Done, Progress, duration
@@ -157,17 +157,27 @@ def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log,
 
 
 def _check_models(root: Path, targets: Sequence[str], show: Say) -> None:
-    """A model of a hub that was not fetched is an error before any work; with targets a line, for they may not need it.
+    """A model of a hub that was not fetched, or of another commit than its pin, is an error before any work; with
+    targets a line, for they may not need it.
 
-    DVC's own error would come when the first stage that needs it is reached, and say nothing of `nearsafe fetch`.
+    DVC's own error would come when the first stage that needs it is reached, and say nothing of `nearsafe fetch`; of a
+    pin that was changed since it would say nothing at all.
     """
-    if not (root / "params.yaml").is_file():
+    params = root / "params.yaml"
+    if not params.is_file():
         return
-    for name in references(root / "params.yaml"):
-        if not (root / hub.ROOT / name).is_dir():
-            if not targets:
+    pins = read_pins(params)
+    for name in references(params):
+        folder = root / hub.ROOT / name
+        try:
+            if not folder.is_dir():
                 raise NearsafeError(hub.missing(Path(hub.ROOT) / name))
-            show(f"{hub.missing(Path(hub.ROOT) / name)}\n")
+            if record := hub.find_record(folder):
+                hub.check_revision(record, pins.get(name))
+        except NearsafeError as error:
+            if not targets:
+                raise
+            show(f"{error}\n")
 
 
 def _metrics(path: Path) -> list[Row]:

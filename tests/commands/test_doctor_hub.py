@@ -94,3 +94,15 @@ def test_a_run_without_its_model_names_the_command_that_gets_it(dvc_repository, 
     assert capsys.readouterr().err.startswith(f"error: hub/{NAME}: no such model folder: `nearsafe fetch` gets {NAME}")
     main(["repro", "one"])
     assert Path("one.txt").exists() and "`nearsafe fetch` gets" in capsys.readouterr().out
+
+
+def test_a_run_with_another_commit_than_the_pin_is_one_error(dvc_repository, capsys):
+    dvc_repository("one:\n  cmd: echo 1 > one.txt\n  outs: [one.txt]\n")
+    params()
+    folder = Path(hub.ROOT) / NAME
+    folder.mkdir(parents=True)
+    hub.write_record(hub.Record(folder, NAME, "b" * 40, {}))
+    with pytest.raises(SystemExit) as end:
+        main(["repro"])
+    assert end.value.code == 2 and not Path("one.txt").exists()
+    assert f"the folder is of revision {'b' * 40}, the pin of {NAME} is" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """nearsafe export: folders that plain libraries load, with the images and numbers of the project's own path."""
 
 import contextlib
+import json
 import re
 from pathlib import Path
 
@@ -155,6 +156,11 @@ def test_what_cannot_be_exported_is_said_and_leaves_nothing(clone, capsys):
     made.mkdir(parents=True)
     (made / "spec.json").write_text('{"inputs": {"diffusion": "another"}}')
     assert "images were made and scored with another" in refuses(capsys, "des", "--to", "out")
+    inputs = {"diffusion": model_hash(Path("models/diffusion")), "text_encoder_2": "another tower"}
+    (made / "spec.json").write_text(json.dumps({"inputs": inputs}))
+    said = refuses(capsys, "des", "--to", "out")
+    assert "generate.towers.text_encoder_2: this tower is the diffusion folder's own" in said
+    assert "made and scored with another tower" in said
     assert not Path("out").exists() and not list(clone.glob(".out*"))
 
 
