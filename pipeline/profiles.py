@@ -63,7 +63,7 @@ def overlay(params: Path, profile: Profile) -> str:
     for name in profile.head.replaces:
         if not isinstance(_find(profile.values, name), Mapping):
             raise NearsafeError(f"{profile.path}: {HEAD}.replaces: {name!r} is no mapping of this profile")
-    _check_keys(profile, profile.values, base, sections(), "")
+    _check_keys(profile, profile.values, base, {**sections(), "models": {}}, "")  # of models, those of the file alone
     return lay_over(params.read_text(encoding="utf-8"), profile.text, profile.head.replaces, [HEAD])
 
 
@@ -104,6 +104,8 @@ def check(params: Path) -> None:
 def sections() -> dict[str, type]:
     """Sections of params.yaml and the dataclass that each becomes."""
     from pipeline.attacks.paraphrase import ParaphraseParams
+    from pipeline.compute import Compute
+    from pipeline.curriculum import BucketParams
     from pipeline.embedding import EmbedParams
     from pipeline.generation import GenerateParams
     from pipeline.nsfwcaps import NsfwcapsParams
@@ -119,6 +121,7 @@ def sections() -> dict[str, type]:
         "world": WorldParams, "sources": SourcesParams, "prompts": PromptsParams, "embed": EmbedParams,
         "mine_pairs": MineParams, "build_nsfwcaps": NsfwcapsParams, "paraphrase": ParaphraseParams,
         "train": TrainParams, "generate": GenerateParams, "reply": ReplyParams, "score": ScoreParams,
+        "bucket_difficulty": BucketParams, "compute": Compute,
     }  # fmt: skip
 
 

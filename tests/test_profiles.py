@@ -46,6 +46,7 @@ def test_published_values(params: Path) -> None:
     train, des, generate = values["train"], values["defences"]["des"], values["generate"]
     assert (train["batch_size"], train["epochs"], train["lr"], train["lora"]) == (128, 2, 1e-5, None)
     assert (des["alpha"], des["lam"], generate["steps"], generate["guidance"]) == (200, 0.3, 50, 7.5)
+    assert (generate["scheduler"], generate["precision"]) == ("ddim", "fp32")
 
 
 def test_one_profile_after_the_other_is_the_other(params: Path, tmp_path: Path) -> None:
@@ -99,6 +100,8 @@ def test_replaced_mapping_leaves_aliases_whole(params: Path, tmp_path: Path) -> 
         ("train:\n  epoch: 2\n", r"unknown key 'train.epoch'; near it: epochs"),
         ("tran:\n  epochs: 2\n", r"unknown key 'tran'; near it: train"),
         ("score:\n  detectors: {nudnet: null}\n", r"unknown key 'score.detectors.nudnet'; near it: nudenet"),
+        ("models:\n  difusion: hub/a/b\n", r"unknown key 'models.difusion'; near it: diffusion"),
+        ("bucket_difficulty:\n  value: [0.5, 0.6]\n", r"unknown key 'bucket_difficulty.value'; near it: values"),
         ("train:\n  epochs: many\n", r"own.yaml over .*: train.epochs: expected int"),
         (
             "profile: {title: t, replaces: [defences]}\ntrain:\n  epochs: 2\n",
