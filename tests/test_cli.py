@@ -40,7 +40,8 @@ def ended(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
 
 def test_the_commands_are_those_that_users_were_promised():
     names = {words[0] for words in commands() if words}
-    assert names == {"repro", "query", "queries", "views", "table", "report", "flow", "doctor", "export", "fetch"}
+    asking = {"query", "queries", "views", "table", "report"}
+    assert names == {"repro", "flow", "doctor", "export", "fetch", "profile", *asking}
     assert {words[1] for words in commands() if len(words) == 2} == {"run", "status", "cancel", "ui"}
 
 

@@ -38,12 +38,13 @@ _VERDICTS = """
     )
     SELECT w.item_id, w.rule, j.rule IS NULL AS unjudged, blamed
     FROM wanted AS w LEFT JOIN judged AS j USING (item_id, rule) ORDER BY ALL"""
-# Of the unsafe and of the safe sets the first, a set of the headline numbers before others.
+# Of the unsafe and of the safe sets the first; before others that of the table's own numbers, not named after a set.
 _SETS = """
     SELECT prompt_set, unsafe FROM prompt_sets WHERE prompt_set IN (SELECT prompt_set FROM generations)
     QUALIFY CASE WHEN len($1) > 0 THEN list_contains($1, prompt_set) ELSE row_number() OVER (
         PARTITION BY unsafe
-        ORDER BY concat('generation/', prompt_set) IN (SELECT benchmark FROM headline_names) DESC, prompt_set) = 1 END
+        ORDER BY concat('generation/', prompt_set) IN (SELECT benchmark FROM headline_names WHERE name = metric) DESC,
+                 prompt_set) = 1 END
     ORDER BY unsafe DESC, prompt_set"""
 _PROMPTS = "SELECT DISTINCT prompt_id FROM generations WHERE prompt_set = ? ORDER BY prompt_id LIMIT ?"
 

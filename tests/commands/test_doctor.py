@@ -64,9 +64,9 @@ def test_the_lines_of_a_terminal(tmp_path, monkeypatch, capsys):
         main(["doctor"])
     assert end.value.code == 1
     assert capsys.readouterr().out.splitlines() == [
-        "ok      torch               2.13.0",
-        "missing disk                0 GiB free",
-        "                            -> free some",
+        f"ok      {'torch':<24}2.13.0",
+        f"missing {'disk':<24}0 GiB free",
+        f"{'':<32}-> free some",
         "",
         "2 checks: 1 missing, nothing to look at",
     ]
