@@ -159,7 +159,7 @@ def stages(
     if work.reply_images:
         found.append(Stage("reply", runs, (Part(work.reply_images, "replies", None),)))
     seen = Part(work.asked, "images examined", detect)
-    again = Part(work.images + work.asked, "images embedded", image)
+    again = Part(work.scored_images + work.asked, "images embedded", image)
     found.append(Stage("score", runs, (seen, again)))
     return found
 

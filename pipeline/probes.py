@@ -84,8 +84,8 @@ class Probes:
 
     def sampler_step(self, shape: Config) -> Rate | None:
         """One step of one image: the U-Net on the conditional and the unconditional half."""
-        if self.left <= 0 or "unet" not in shape:
-            return None
+        if self.left <= 0 or "unet" not in shape or shape["unet"].get("addition_embed_type"):
+            return None  # SDXL's takes more than states
         (unet,) = self._made("diffusion", {"unet": shape["unet"]})
         size, width = shape["unet"].get("sample_size", 64), shape["unet"].get("cross_attention_dim", 768)
         size = size if isinstance(size, int) else size[0]

@@ -18,13 +18,13 @@ from pipeline.targets import TRAIN_SPLIT
 _SECONDS = 5.0  # at most for each source: what is not through by then counts as published
 # Rows of the published data (specifications of this project; test images of CoOp's splits). Keys: kind, or kind/set.
 PUBLISHED: dict[str, dict[str, int]] = {
-    "visu": {"captions": 330_000, "images": 330_000, "train_pairs": 155_000},
+    "visu": {"captions": 330_000, "images": 330_000, "scored_images": 20_000, "train_pairs": 155_000},
     "copro": {"captions": 13_822, "train_pairs": 6_911},  # category sexual; 65,370 and 32,685 in all
-    "nsfwcaps": {"captions": 2_000, "images": 2_000},
-    "nocaps": {"captions": 4_500, "images": 4_500},
+    "nsfwcaps": {"captions": 2_000, "images": 2_000, "scored_images": 2_000},
+    "nocaps": {"captions": 4_500, "images": 4_500, "scored_images": 4_500},
     "coco": {"captions": 40_504, "images": 40_504},  # val2014, one caption each
     **{
-        f"zero_shot/{name}": {"images": count}
+        f"zero_shot/{name}": {"images": count, "scored_images": count}
         for name, count in (
             ("imagenet", 50_000), ("caltech101", 2_465), ("oxford_pets", 3_669), ("stanford_cars", 8_041),
             ("flowers102", 2_463), ("food101", 30_300), ("fgvc_aircraft", 3_333), ("sun397", 19_850), ("dtd", 1_692),
@@ -46,6 +46,8 @@ class Workload:
     captions: int = 0
     images: int = 0
     train_pairs: int = 0
+    scored_images: int = 0
+    """Images that are embedded again with each checkpoint: all but those to train on."""
     reply_images: int = 0
     asked: int = 0
     """Prompts that images are asked of, for each checkpoint."""
@@ -88,6 +90,7 @@ def _count(entry: Entry, root: Path, reply_splits: set[str]) -> Mapping[str, int
             for row in record.rows:
                 counts["captions"] += isinstance(row, CaptionRow)
                 counts["images"] += isinstance(row, ImageRow)
+                counts["scored_images"] += isinstance(row, ImageRow) and row.split != TRAIN_SPLIT
                 counts["train_pairs"] += isinstance(row, PairRow) and row.split == TRAIN_SPLIT
                 counts["reply_images"] += isinstance(row, ImageRow) and row.split in reply_splits
             if time.monotonic() > end:
@@ -104,6 +107,7 @@ def _add_world(found: Workload, values: Mapping[str, Any]) -> None:
     scenes = world["benchmark_scenes"] + world["validation_scenes"] + pools
     found.captions, found.train_pairs = 2 * pairs + scenes, world["train_pairs"]
     found.images = 2 * pairs + scenes + 5 * world["zero_shot_images"]
+    found.scored_images = found.images - 2 * found.train_pairs
     sets = values["reply"].get("image_sets") or {}
     found.reply_images = len(sets) * (values["reply"].get("images_per_set") or world["zero_shot_images"])
 
