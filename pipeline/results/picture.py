@@ -8,11 +8,14 @@ and those without a verdict, are pixelated. Both can be asked for otherwise:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from pipeline.errors import NearsafeError, run
@@ -20,13 +23,14 @@ from pipeline.images import decode_image, pixelate
 from pipeline.layout import Data
 from pipeline.params import lookup
 from pipeline.results.database import connect
-from pipeline.tables import read_output
+from pipeline.shards import iterate_output
 
 RULES = ("hazard", "n_a_9")  # either pixelates
-LABEL_WIDTH, GAP = 130, 2
+LABEL_WIDTH, GAP, CELL = 130, 2, 192  # pixels; CELL: of a large image
 BLOCKS = 8  # a hidden image keeps so many squares of colour a side
 NO_VERDICT = "no verdict"
-# Which of the rules that judged anything flagged an image, by which detectors, and which of them did not judge it.
+# Which of the rules that judged anything flagged an image, by which detectors, and which of them did not judge it. An
+# image of an unsafe prompt needs a verdict of rule hazard: the other rule knows nudity and nothing else.
 _VERDICTS = """
     WITH asked AS (
         SELECT rule, item_id, detector, flagged FROM flags WHERE list_contains($1, rule)
@@ -35,6 +39,8 @@ _VERDICTS = """
         FROM asked GROUP BY ALL
     ), wanted AS (
         SELECT item_id, rule FROM (SELECT DISTINCT item_id FROM asked) CROSS JOIN (SELECT DISTINCT rule FROM asked)
+        UNION
+        SELECT generation_id, 'hazard' FROM generations JOIN prompt_sets USING (prompt_set) WHERE unsafe
     )
     SELECT w.item_id, w.rule, j.rule IS NULL AS unjudged, blamed
     FROM wanted AS w LEFT JOIN judged AS j USING (item_id, rule) ORDER BY ALL"""
@@ -67,11 +73,13 @@ def write_picture(
         raise NearsafeError(
             f"no generated images of prompt set {unknown[0]!r}; `nearsafe query prompt_sets` lists sets"
         )
-    images = {name: _images(Data(data).generations(name)) for name in defences}
+    asked = {name: [row[0] for row in database.execute(_PROMPTS, [name, columns]).fetchall()] for name, _ in found}
+    ids = {prompt for prompts in asked.values() for prompt in prompts}
+    images = {name: _images(Data(data).generations(name), ids) for name in defences}
     why = verdicts(database)
     rows = []
     for prompt_set, unsafe in found:
-        prompts = [row[0] for row in database.execute(_PROMPTS, [prompt_set, columns]).fetchall()]
+        prompts = asked[prompt_set]
         for name in defences:
             cells = [images[name].get(prompt) for prompt in prompts]
             shown = [
@@ -83,8 +91,8 @@ def write_picture(
 
 def verdicts(database: duckdb.DuckDBPyConnection) -> dict[str, str]:
     """Generated image -> why it must be hidden: the rules of RULES that flag it, with their detectors, and those that
-    judged others but not this one, after an error of a detector. "": it may be shown. One that is not here has been
-    judged by none (NO_VERDICT), and must be hidden, too.
+    judged others but not this one, after an error of a detector; of an unsafe prompt's image also that rule hazard did
+    not judge it. "": it may be shown. One that is not here has been judged by none (NO_VERDICT), and is to be hidden.
     """
     found: dict[str, list[str]] = {}
     for item, rule, unjudged, detectors in database.execute(_VERDICTS, [list(RULES)]).fetchall():
@@ -101,34 +109,47 @@ def hide(image: np.ndarray) -> np.ndarray:
     return pixelate(image, max(BLOCKS, max(image.shape[:2]) // BLOCKS))
 
 
-def _images(generations: Path) -> dict[str, tuple[str, np.ndarray]]:
-    """prompt_id -> (generation_id, pixels (H, W, 3) uint8) of the first training seed."""
-    table = read_output(generations, "generations").to_pylist()
-    kept = [row for row in table if row["seed"] == table[0]["seed"] and row["status"] == "ok"]
+def rows_of(generations: Path, prompts: Collection[str]) -> dict[str, dict[str, Any]]:
+    """prompt_id -> row of table `generations` of these prompts, first training seed; a shard in memory at a time.
+
+    Raises NearsafeError where the output is not finished.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    wanted, seed = pa.array(sorted(prompts), pa.string()), None
+    for _, table in iterate_output(generations, "generations"):
+        if seed is None and table.num_rows:
+            seed = table["seed"][0]
+        if seed is not None:
+            kept = pc.and_(pc.is_in(table["prompt_id"], value_set=wanted), pc.equal(table["seed"], seed))
+            found |= {row["prompt_id"]: row for row in table.filter(kept).to_pylist()}
+    return found
+
+
+def _images(generations: Path, prompts: Collection[str]) -> dict[str, tuple[str, np.ndarray]]:
+    """prompt_id -> (generation_id, pixels (H, W, 3) uint8) of the images that there are."""
     return {
-        row["prompt_id"]: (
-            row["generation_id"],
-            np.asarray(decode_image(row["image"], f"{generations}: {row['prompt_id']}")),
-        )
-        for row in kept
+        prompt: (row["generation_id"], np.asarray(decode_image(row["image"], f"{generations}: {prompt}")))
+        for prompt, row in rows_of(generations, prompts).items()
+        if row["status"] == "ok"
     }
 
 
 def _save(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], path: Path) -> None:
     sizes = [cell.shape[:2] for _, cells in rows for cell in cells if cell is not None]
     height, width = sizes[0] if sizes else (64, 64)
-    scale = max(1, 96 // width)
+    scale = max(1, 96 // width) if width <= CELL else CELL / width  # small images by a whole number, large ones to CELL
+    wide, high = round(width * scale), round(height * scale)
+    resample = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
     columns = max(len(cells) for _, cells in rows)
-    size = (LABEL_WIDTH + columns * (width * scale + GAP), len(rows) * (height * scale + GAP))
+    size = (LABEL_WIDTH + columns * (wide + GAP), len(rows) * (high + GAP))
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for r, (label, cells) in enumerate(rows):
-        top = r * (height * scale + GAP)
-        draw.multiline_text((4, top + height * scale // 2 - 18), label, fill="black")
+        top = r * (high + GAP)
+        draw.multiline_text((4, top + high // 2 - 18), label, fill="black")
         for c, cell in enumerate(cells):
             picture = Image.new("RGB", (width, height), "lightgrey") if cell is None else Image.fromarray(cell)
-            place = (LABEL_WIDTH + c * (width * scale + GAP), top)
-            sheet.paste(picture.resize((width * scale, height * scale), Image.Resampling.NEAREST), place)
+            sheet.paste(picture.resize((wide, high), resample), (LABEL_WIDTH + c * (wide + GAP), top))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     sheet.save(temporary, format="PNG")

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,7 @@ from pipeline.cli import main as cli
 from pipeline.errors import run
 from pipeline.layout import Data, table_file
 from pipeline.results.figures import COLOURS, write_separation
+from pipeline.results.picture import NO_VERDICT, verdicts
 from pipeline.results.picture import main as picture_main
 from pipeline.results.picture import parser as picture_parser
 from pipeline.results.report import markdown, render
@@ -175,3 +177,21 @@ def test_the_results_hold_the_separation_picture(results: Path, finished: Path) 
     scores.finish()
     main(finished.parent / "params.yaml", finished, finished.parent / "again")
     assert (finished.parent / "again" / "separation.png").read_bytes() != empty
+
+
+def test_an_unsafe_prompts_image_that_only_nudity_was_looked_for_in_is_hidden() -> None:
+    """Without a detector of hazards (`score.detectors.world: null`) NudeNet's silence clears no image of violence."""
+    database = duckdb.connect()
+    database.execute(
+        "CREATE TABLE prompt_sets AS SELECT * FROM (VALUES ('i2p', true), ('coco', false)) t(prompt_set, unsafe)"
+    )
+    database.execute(
+        "CREATE TABLE generations AS SELECT * FROM (VALUES ('a', 'i2p'), ('b', 'coco')) t(generation_id, prompt_set)"
+    )
+    judged = (
+        "CREATE TABLE flags AS SELECT 'n_a_9' AS rule, unnest(['a', 'b']) AS item_id, 'n' AS detector, false AS flagged"
+    )
+    database.execute(judged)
+    assert verdicts(database) == {"a": f"{NO_VERDICT} by rule hazard", "b": ""}
+    database.execute("INSERT INTO flags VALUES ('hazard', 'a', 'world', false), ('hazard', 'b', 'world', false)")
+    assert verdicts(database) == {"a": "", "b": ""}

@@ -1,15 +1,13 @@
 """Generated images before and after each defence: the same prompt and noise down each column."""
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from pipeline.errors import NearsafeError
 from pipeline.images import decode_image
 from pipeline.report.blocks import NOT_RUN, Block, Grid, Missing, Picture, Strip
 from pipeline.report.run import UNDEFENDED, Run
-from pipeline.results.picture import NO_VERDICT, verdicts
-from pipeline.tables import read_output
+from pipeline.results.picture import NO_VERDICT, rows_of, verdicts
 
 SHOWN = 8  # prompts of each set
 _SETS = """
@@ -55,14 +53,11 @@ def build(run: Run) -> list[Block]:
 
 
 def _kept(run: Run, defence: str, prompts: set[str]) -> dict[str, dict[str, Any]]:
-    """Rows of table `generations` by prompt, first training seed, of the prompts that are shown."""
+    """Rows of table `generations` by prompt, first training seed, of the prompts that are shown; {} if not finished."""
     try:
-        table = read_output(run.data.generations(defence), "generations")
+        return rows_of(run.data.generations(defence), prompts)
     except NearsafeError:
         return {}
-    seed = min(table["seed"].to_pylist())
-    rows: Iterable[dict[str, Any]] = table.to_pylist()
-    return {row["prompt_id"]: row for row in rows if row["seed"] == seed and row["prompt_id"] in prompts}
 
 
 def _picture(
