@@ -67,8 +67,13 @@ def wait(ready: Callable[[], Any], what: str) -> Any:
 
 
 def post(server: Server, path: str, **body: Any) -> Any:
-    """An answer of the server's API."""
-    return httpx.post(f"{server.url}/api/{path}", json=body, timeout=30).raise_for_status().json()
+    """An answer of the server's API; asked again while its database is busy, as Prefect's own pages and client do."""
+    for _ in range(10):
+        answer = httpx.post(f"{server.url}/api/{path}", json=body, timeout=30)
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(1)
+    return answer.raise_for_status().json()
 
 
 def begun(root: Path) -> psutil.Process:
