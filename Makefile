@@ -60,7 +60,7 @@ ablation frontier des-ablation attack: $(STAMP)
 	PYTHONUNBUFFERED=1 dvc repro "$$target" 2>&1 | python -m pipeline.progress --plan "$$plan"
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 pytest -q -n $$(($$(nproc) + 1)) --dist loadfile  # one more than cores: some wait for servers
+	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile
 
 lint: $(STAMP)
 	ruff check .
