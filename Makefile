@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help repro rehearse ui doctor ablation frontier des-ablation attack test lint world bench clean env
+.PHONY: help repro rehearse ui doctor ablation frontier des-ablation attack test faults lint world bench clean env
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -28,6 +28,7 @@ help:
 	@echo "make des-ablation  train DES and its extensions over several seeds, judge their images (long)"
 	@echo "make attack        attack every defence, also through its own text tower; needs both ablations (long)"
 	@echo "make test          run the tests"
+	@echo "make faults        kill it, fill its disk, feed it hostile files: the long tests of tests/faults (15 minutes)"
 	@echo "make lint          ruff check and ruff format --check"
 	@echo "make world         train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
 	@echo "make rehearse      both paper profiles end to end, at reduced depth on made-up checkpoints and data"
@@ -60,7 +61,12 @@ ablation frontier des-ablation attack: $(STAMP)
 	PYTHONUNBUFFERED=1 dvc repro "$$target" 2>&1 | python -m pipeline.progress --plan "$$plan"
 
 test: $(STAMP)
-	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile
+	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile -m "not faults"
+
+# Kills, full disks, hostile files: the quick tests of tests/faults and the long ones; what they counted goes to data/bench.
+faults: $(STAMP)
+	@mkdir -p data/bench; rm -f data/bench/faults.jsonl
+	OMP_NUM_THREADS=1 NEARSAFE_FAULTS_LOG=$(CURDIR)/data/bench/faults.jsonl pytest -q -n auto --dist loadfile tests/faults
 
 lint: $(STAMP)
 	ruff check .
