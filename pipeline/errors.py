@@ -18,6 +18,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: the first line of a library's message, or what kind of error it is."""
+    said = str(error).splitlines()
+    return said[0] if said and said[0] else type(error).__name__
+
+
 def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
     """Parse the command line and call `main` with it; a NearsafeError becomes one line and exit status 2.
 
