@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from PIL import Image
 from safetensors import SafetensorError
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from pipeline import images as images_module
 from pipeline import parallel as parallel_module
-from pipeline.detectors import base, nudenet
+from pipeline.detectors import base, nudenet, registry
 from pipeline.detectors import world as world_detector
 from pipeline.detectors.base import error_row, subject_of
 from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
@@ -38,10 +39,11 @@ from pipeline.precision import pick_device
 from pipeline.schemas import SCHEMAS
 from pipeline.shards import Part
 from pipeline.tables import read_table, write_table
+from pipeline.world import detector as world_network
 
 Row = dict[str, Any]
-_LIBRARIES = ("torch", "transformers", "onnxruntime", "opencv-python-headless", "pillow")
-_MODULES = (base, clip_module, images_module, nudenet, parallel_module, world_detector)
+_LIBRARIES = ("torch", "transformers", "opencv-python-headless", "pillow", "numpy")
+_MODULES = (base, clip_module, images_module, nudenet, parallel_module, registry, world_detector, world_network)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,10 @@ def cache_key(eyes: Eyes, detectors: DetectorParams, what: str) -> str:
         "detectors": {judge.detector.name: judge.detector.hash for judge in eyes.judges},
         "params": to_spec(detectors),
         "models": [eyes.features.name, eyes.clip.hash, eyes.batch_size],
-        "machine": [str(eyes.clip.model.device), torch.get_num_threads()],
+        "machine": [pick_device()[1], str(eyes.clip.model.device), torch.get_num_threads()],
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        # By the module: the build for CUDA is another package of another name.
+        "onnxruntime": [onnxruntime.__version__, nudenet.providers()],
         "versions": {library: version(library) for library in _LIBRARIES},
         "code": source_hash([Path(__file__), *(Path(module.__file__) for module in _MODULES)]),
     }

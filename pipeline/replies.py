@@ -145,7 +145,7 @@ def admit_images(world: Path, knobs: ReplyParams) -> Shown:
     caption_id that the world lacks, NearsafeError naming a split that the world lacks, and a set that the filter
     empties.
     """
-    captions = {row["caption_id"]: row["text"] for row in read_output(world, "captions").to_pylist()}
+    captions = {row["caption_id"]: row["text"] for row in read_output(world, "captions", allow_empty=True).to_pylist()}
     paired = _paired_captions(world, captions)
     by_split: dict[str, list[Row]] = {}
     for file, table in iterate_output(world, "images"):

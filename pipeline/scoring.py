@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 
 from pipeline.compute import Task, read_compute
@@ -32,7 +33,7 @@ from pipeline.tables import Output, check_references, read_output
 
 Log = Callable[[str], None]
 DEFAULT_SECTION = "score"
-_LIBRARIES = ("torch", "transformers", "torchmetrics", "onnxruntime", "opencv-python-headless")
+_LIBRARIES = ("torch", "transformers", "torchmetrics", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -184,5 +185,5 @@ def _spec(
         "images_only": inputs.images_only,
         "detectors": {judge.detector.name: judge.detector.hash for judge in judges},
         "inputs": inputs.hashes(),
-        "versions": {library: version(library) for library in _LIBRARIES},
+        "versions": {library: version(library) for library in _LIBRARIES} | {"onnxruntime": onnxruntime.__version__},
     }
