@@ -31,7 +31,7 @@ from pipeline.params import section, to_spec
 from pipeline.precision import DTYPES, pick_device
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.seeds import derive
-from pipeline.shards import iterate_output, output_hash
+from pipeline.shards import iterate_output, output_hash, verified
 from pipeline.tables import Output, check_references, read_output
 
 Row = dict[str, Any]
@@ -246,7 +246,7 @@ def _row(speaking: Speaking, image: Row, text: str | None, error: str | None) ->
 
 def _swapped(llava: Llava, folder: Path, device: Any) -> Llava:
     try:
-        return with_vision_tower(llava, load_clip(folder, device))
+        return with_vision_tower(llava, load_clip(verified(folder), device))
     except NearsafeError as error:
         raise NearsafeError(f"{folder}: {error}") from error
 

@@ -28,7 +28,7 @@ from pipeline.scoring_items import Encoder
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_separation import Separation, read_separation
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks
-from pipeline.shards import iterate_output, output_hash
+from pipeline.shards import iterate_output, output_hash, verified
 from pipeline.tables import Output, check_references, read_output
 
 Log = Callable[[str], None]
@@ -114,7 +114,7 @@ def score_defence(
     material = Material(base, tasks, items, generated, separation, replied)
     rows, outcomes, neighbours, projections = [], [], [], []
     for seed in chosen.seeds:
-        clip = load_clip(inputs.checkpoints / seed_folder(seed), device)
+        clip = load_clip(verified(inputs.checkpoints / seed_folder(seed)), device)
         scores = Scores(defence, seed, clip.hash)
         projections += material.score(scores, clip, knobs, chosen.seed)
         log(f"score: {defence}, seed {seed}: {len(scores.rows)} scores")
