@@ -5,7 +5,6 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
-
 _WRITABLE = "make the place writable, or name another"
 _DISK = {
     **dict.fromkeys((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)), "free some space"),
