@@ -65,7 +65,7 @@ def _image(cell: Any, folder: Path) -> tuple[Path | None, bytes | None] | str:
         return "is null"
     if cell.get("bytes"):
         return None, cell["bytes"]
-    if not cell.get("path"):
+    if not isinstance(cell.get("path"), str) or not cell["path"]:
         return "has neither bytes nor a path"
     path = below(folder, cell["path"])
     return "its path leads out of the folder of the file" if path is None else (path, None)
