@@ -5,10 +5,10 @@ import errno
 import sys
 from collections.abc import Callable, Sequence
 
-_WRITABLE = "make the place writable, or name another"
+_ALLOWED = "change its permissions, or name another place"
 _DISK = {
     **dict.fromkeys((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)), "free some space"),
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _WRITABLE),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _ALLOWED),
 }
 
 
