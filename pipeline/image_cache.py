@@ -25,7 +25,7 @@ _BLOCK = 64  # images decoded at a time
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Where decoded images go when they need more than `memory_mib`: a file of plain bytes in `folder`, mapped to memory.
+    """Where decoded images go when they need more than `memory_mib`: a file of bytes in `folder`, mapped into memory.
 
     The file is named by what is in it, so that one that was begun is continued and another data set's never taken. A
     second file holds a checksum of every image: one that is not there yet, or damaged, is decoded (again).
