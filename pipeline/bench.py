@@ -104,11 +104,20 @@ def comparisons_of(module: ModuleType, **options: Any) -> Iterable[Comparison]:
 
 
 def measure(comparison: Comparison, repeats: int) -> dict[str, Any]:
-    """Time both ways in turns (after one warm-up each): columns of a row, seconds being medians."""
-    comparison.plain()
-    extra = extra_memory(comparison.built_in)
+    """Time both ways in turns: columns of a row, seconds being medians.
+
+    There is one warm-up each before several turns, and none before a single one, which then takes minutes.
+    """
     turns = min(repeats, comparison.turns or repeats)
-    taken = [(seconds(comparison.plain), seconds(comparison.built_in)) for _ in range(turns)]
+    taken: list[tuple[float, float]] = []
+    if turns > 1:
+        comparison.plain()
+        extra = extra_memory(comparison.built_in)
+        taken.extend((seconds(comparison.plain), seconds(comparison.built_in)) for _ in range(turns))
+    else:
+        first, second = seconds(comparison.plain), []
+        extra = extra_memory(lambda: second.append(seconds(comparison.built_in)))
+        taken.append((first, second[0]))
     ratios = [plain / built_in for plain, built_in in taken]
     plain, built_in = (statistics.median(column) for column in zip(*taken, strict=True))
     device = pick_device()[0]
