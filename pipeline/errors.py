@@ -13,6 +13,11 @@ class TableError(NearsafeError):
     """A table does not keep its contract. The message names the file, and the column and row where they exist."""
 
 
+def printable(text: str) -> str:
+    """`text` on one line: line ends, control characters and what is no Unicode, as a file's name may have, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
     """Parse the command line and call `main` with it; a NearsafeError becomes one line and exit status 2.
 
@@ -21,7 +26,7 @@ def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequen
     try:
         main(**vars(parser.parse_args(argv)))
     except NearsafeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     spec = sys.modules["__main__"].__spec__
     if spec is not None and spec.name.startswith("stages.") and (peak := peak_memory()) is not None:
