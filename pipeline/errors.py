@@ -1,8 +1,16 @@
 """Errors a user sees, and how a command line reports them."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
+
+
+_WRITABLE = "make the place writable, or name another"
+_DISK = {
+    **dict.fromkeys((errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)), "free some space"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _WRITABLE),
+}
 
 
 class NearsafeError(Exception):
@@ -19,7 +27,8 @@ def printable(text: str) -> str:
 
 
 def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and call `main` with it; a NearsafeError becomes one line and exit status 2.
+    """Parse the command line and call `main` with it; a NearsafeError becomes one line and exit status 2, and so does a
+    disk that is full or must not be written to.
 
     A stage's last line is the most memory it held.
     """
@@ -27,6 +36,12 @@ def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequen
         main(**vars(parser.parse_args(argv)))
     except NearsafeError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        said = f"{error.filename}: {error.strerror}" if error.filename else " ".join(str(error).split())
+        print(f"error: {said}; {_DISK[error.errno]}, then run it again", file=sys.stderr)
         raise SystemExit(2) from None
     spec = sys.modules["__main__"].__spec__
     if spec is not None and spec.name.startswith("stages.") and (peak := peak_memory()) is not None:

@@ -37,7 +37,7 @@ from pipeline.params import section, to_spec
 from pipeline.precision import DTYPES, pick_device
 from pipeline.prompts import Admitted, admit, noise_seed
 from pipeline.run_seeds import Seeds, read_seeds
-from pipeline.shards import output_hash
+from pipeline.shards import output_hash, verified
 from pipeline.tables import Output, read_output
 
 DEFAULT_SECTION = "generate"
@@ -145,7 +145,7 @@ class Painter:
         """Rows of table "generations" of one shard."""
         if studio.folder != asked.folder:
             studio.sampling = None  # let the last tower go first
-            clip = load_clip(asked.folder, studio.diffusion.device)
+            clip = load_clip(verified(asked.folder), studio.diffusion.device)
             tower = conditioner(clip, studio.diffusion, asked.folder, self.knobs.towers)
             own = (self.knobs, studio.diffusion, tower, self.defence.callbacks())
             studio.folder, studio.sampling = asked.folder, Sampling(self.defence.name, asked.seed, self.root, *own)

@@ -147,7 +147,7 @@ def _train_all(
     for number, seed in enumerate(run.seeds):
         folder = seed_folder(seed)
         log_file, drift_file = shard_file("train_log", number), shard_file("drift", number)
-        if (out / folder).is_dir() and output.done(log_file) and output.done(drift_file):
+        if output.kept(folder) and output.done(log_file) and output.done(drift_file):
             report(f"{defence.name} seed {seed}: finished before, kept")
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)

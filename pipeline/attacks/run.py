@@ -48,7 +48,7 @@ from pipeline.prompts import Admitted, admit
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.schemas import SCHEMAS
 from pipeline.seeds import derive
-from pipeline.shards import output_hash
+from pipeline.shards import output_hash, verified
 from pipeline.tables import Output, read_output, read_table
 
 DEFAULT_SECTION = "attack"
@@ -187,7 +187,7 @@ def _attack_shard(run: Run, job: tuple[int, Shard]) -> tuple[list[Row], list[Row
     """Rows of tables "attacks" and "generations" of one shard."""
     seed, shard = job
     if seed not in run.samplings:
-        folder = run.inputs.checkpoints / seed_folder(seed)
+        folder = verified(run.inputs.checkpoints / seed_folder(seed))
         defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.generate.towers)
         own = (run.knobs.generate, run.diffusion, defended, run.defence.callbacks())
         run.samplings.clear()  # one checkpoint at a time

@@ -52,15 +52,19 @@ _DUCK_TYPES = {
 
 
 def connect(
-    data_dir: Path, defences: Sequence[str] | None = None, variables: Mapping[str, str] | None = None
+    data_dir: Path,
+    defences: Sequence[str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    verify: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A locked in-memory database with every view over the finished tables below `data_dir`.
 
     Reading is possible from the listed Parquet files alone; configuration cannot be changed. Pass what a user wrote
     through `query` or `stream`, which also refuse every statement that is not a SELECT. `variables` are what
-    `getvariable(name)` gives. Raises NearsafeError for no tables, and for a name that is no variable.
+    `getvariable(name)` gives; for `verify` see `find_sources`. Raises NearsafeError for no tables, and for a name that
+    is no variable.
     """
-    sources = find_sources(data_dir, defences)
+    sources = find_sources(data_dir, defences, verify)
     database = duckdb.connect(":memory:", config=_SETTINGS)
     create_views(database, sources)
     for name, value in (variables or {}).items():
