@@ -1,7 +1,6 @@
 """State of an interrupted training, in one safetensors file: it appears whole, by a rename, or not at all."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 
 _LOG = ("epoch", "value", "weight", "drift")
 
@@ -72,10 +72,8 @@ def save(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, 
             tensors[f"optimizer/{key}/{name}"] = value.contiguous()
     for name in _LOG:
         tensors[f"log/{name}"] = torch.tensor(getattr(log, name), dtype=torch.float64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"state": json.dumps({"step": step, "terms": log.terms})})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps({"step": step, "terms": log.terms})})
 
 
 def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> tuple[int, Log]:

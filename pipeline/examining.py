@@ -5,7 +5,6 @@ looked at them: scoring anew, after a change to a metric or a stop, does not loo
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +26,7 @@ from pipeline.detectors.base import error_row, subject_of
 from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import TableError
+from pipeline.files import replacing
 from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.models import clip as clip_module
@@ -238,7 +238,5 @@ def _load(file: Path) -> dict[str, Tensor] | None:
 
 
 def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, file)
+    with replacing(file, shared=True) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)

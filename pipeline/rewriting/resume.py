@@ -1,11 +1,11 @@
 """Rewriting that can be interrupted: answers are kept in shards of fixed rows until the output is finished."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import replacing
 from pipeline.rewriting.protocol import Rewriter
 
 
@@ -63,7 +63,5 @@ def _read(file: Path, asked: list[list[str]]) -> list[str | None] | None:
 
 
 def _write(file: Path, asked: list[list[str]], answers: list[str | None]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps({"asked": asked, "answers": answers}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps({"asked": asked, "answers": answers}, ensure_ascii=False), encoding="utf-8")

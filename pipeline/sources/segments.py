@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import replacing
 from pipeline.layout import shard_file
 from pipeline.sources.seen import Seen
 from pipeline.tables import Output
@@ -62,9 +63,8 @@ class Segments:
         self.seen.commit()
         self.state["segments"] += 1
         self.state["entries"][entry] = progress
-        temporary = self._file.with_name(f"{_STATE}.tmp")
-        temporary.write_text(json.dumps(self.state), encoding="utf-8")
-        os.replace(temporary, self._file)
+        with replacing(self._file) as temporary:
+            temporary.write_text(json.dumps(self.state), encoding="utf-8")
         self._clear()
 
     def finish(self) -> None:
