@@ -6,7 +6,6 @@ file holds the hash of its content, and of the table beside it: what was damaged
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +28,7 @@ from pipeline.detectors.base import error_row, subject_of
 from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import TableError
+from pipeline.files import replacing
 from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.models import clip as clip_module
@@ -255,8 +255,6 @@ def _load(file: Path, beside: str = "") -> dict[str, Tensor] | None:
 
 
 def _save(file: Path, tensors: dict[str, Tensor], beside: str = "") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     content = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(content, temporary, metadata={"sha256": tensors_hash(content.items(), beside)})
-    os.replace(temporary, file)
+    with replacing(file, shared=True) as temporary:
+        save_file(content, temporary, metadata={"sha256": tensors_hash(content.items(), beside)})

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import TableError
+from pipeline.files import replacing, writing
 from pipeline.images import decode_image
 from pipeline.models.clip import Clip, to_uint8
 from pipeline.parallel import parallel
@@ -50,10 +51,8 @@ def load_images(ids: Sequence[str], world: Path, clip: Clip, cache: ImageCache |
         _check_complete(ids, done, world)
         return found, False
     file = cache.folder / f"images-{_key(ids, world, clip)}.npy"
-    try:
+    with writing(file):
         _fill(file, ids, world, clip, shape)
-    except OSError as error:
-        raise NearsafeError(f"{file}: cannot write decoded images: {error.strerror or error}") from error
     # Copy on write: the tensor may be written to as any other, the file is not.
     return torch.from_numpy(np.load(file, mmap_mode="c")), True
 
@@ -80,8 +79,9 @@ def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
             return found
     except (FileNotFoundError, ValueError, SyntaxError, EOFError):
         pass
-    np.lib.format.open_memmap(_aside(path), "w+", dtype, shape).flush()
-    os.replace(_aside(path), path)
+    with replacing(path) as temporary:
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+        _take_room(temporary)
     return np.lib.format.open_memmap(path, "r+")
 
 
@@ -117,5 +117,8 @@ def _key(ids: Sequence[str], world: Path, clip: Clip) -> str:
     return digest.hexdigest()[:16]
 
 
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+def _take_room(file: Path) -> None:
+    """Give every page of a mapped file its room on the disk now: later, a full disk ends the process by a signal."""
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)

@@ -6,7 +6,6 @@ stays `running`, with the stages that it had reached.
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shlex
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.layout import MANIFEST, Data, table_file
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.tables import read_output, read_table, write_table
@@ -104,9 +104,8 @@ class RunRecord:
         self._files[file.name] = {"name": file.name, "table": table, "rows": len(rows), "sha256": digest}
         spec = {"run": self.run_id, "schema_version": SCHEMA_VERSION}
         manifest = {"spec": spec, "files": [self._files[name] for name in sorted(self._files)]}
-        temporary = self.path / f".{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / MANIFEST)
+        with replacing(self.path / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_runs(data: Path) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
+from pipeline.files import writing
 from pipeline.image_cache import ImageCache
 from pipeline.layout import MANIFEST, seed_folder, shard_file
 from pipeline.metrics.drift import tower_sizes
@@ -193,7 +194,9 @@ def _read(
 def _export(found: Trained, base: Path, folder: Path) -> None:
     export_clip(found.model, base, folder)
     if found.fixed:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}, folder / FIXED)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}
+        with writing(folder / FIXED):
+            save_file(tensors, folder / FIXED)
 
 
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:

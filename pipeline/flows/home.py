@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.files import replacing
 from pipeline.layout import Local
 
 STARTUP = 180  # seconds; on a busy machine a first start took 75, Prefect allows 20
@@ -62,10 +63,8 @@ class Server:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a small file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def write_server(root: Path, server: Server) -> None:

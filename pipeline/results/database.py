@@ -17,6 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import NearsafeError
+from pipeline.files import discard, replacing
 from pipeline.results.sources import INPUTS, TABLES, Source, find_sources
 from pipeline.schemas import SCHEMAS
 from pipeline.tables import read_manifest
@@ -150,17 +151,15 @@ def _too_big() -> str:
 
 def write_database(path: Path, data_dir: Path, defences: Sequence[str] | None = None) -> None:
     """A DuckDB file that holds the views and no rows; its paths are relative to where `data_dir` is relative to."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database = duckdb.connect(":memory:", config=_SETTINGS)
-    try:
-        database.execute(f"ATTACH {_quote(str(temporary))} AS file (STORAGE_VERSION '{_STORAGE}')")
-        database.execute("USE file")
-        create_views(database, find_sources(data_dir, defences))
-    finally:
-        database.close()
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        discard(temporary)  # DuckDB would open what is there
+        database = duckdb.connect(":memory:", config=_SETTINGS)
+        try:
+            database.execute(f"ATTACH {_quote(str(temporary))} AS file (STORAGE_VERSION '{_STORAGE}')")
+            database.execute("USE file")
+            create_views(database, find_sources(data_dir, defences))
+        finally:
+            database.close()
 
 
 def create_views(database: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
