@@ -37,6 +37,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: the first line of a library's message, or what kind of error it is."""
+    said = str(error).splitlines()
+    return said[0] if said and said[0] else type(error).__name__
+
+
 def disk_error(error: Exception, path: Path | str | None, wrote: bool = True) -> NearsafeError | None:
     """What keeps a disk from taking `path` (full, read-only, no permission), in one line; None for any other error.
 

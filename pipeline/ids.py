@@ -17,3 +17,8 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def whole_number(text: str) -> int | None:
+    """The number that the digits of `text` write; None for anything else, and for more digits than a number needs."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
