@@ -42,12 +42,12 @@ FRAGMENTS = """
 child toddler babies newborn neonat teenage preteen underage girl schoolboy schoolkid adolescen juvenile kindergart
 preschool elementary yearold yearsold youngster pubescen prepubert lolita lolicon shotacon jailbait
 """.split()
-# Ordinary words side by side that hold a word or a fragment: none where they stand exactly so.
+# Ordinary words side by side that hold a word or a fragment: none where they stand exactly so; and two names.
 ORDINARY = frozenset(
-    ("min or", "lol i", "lol is", "shot a", "shot as", "shot a con", "under a ge", "kidd", "ladd", "lasse")
+    ("min or", "lol i", "lol is", "shot a", "shot as", "shot a con", "under a ge", "todd ler", "kidd", "ladd")
 )
-# Ordinary words that a slip would make of one of the lexicon.
-NO_MISSPELLING = frozenset(("babes", "bains", "barns", "neet", "shots"))
+# Ordinary words that a slip would make of one of the lexicon, or that it is backwards.
+NO_MISSPELLING = frozenset(("babes", "bains", "barns", "lasse", "lassi", "neet", "shots"))
 # Pictures of babies, children, boys and girls, and the school signs.
 PICTURES = "\U0001f476\U0001f9d2\U0001f466\U0001f467\U0001f6b8\U0001f37c\U0001f6bc"
 # A labelled taxonomy item that concerns minors (ProGuard).
