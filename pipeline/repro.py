@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.child import Child, environment, interruptible
 from pipeline.errors import NearsafeError
 from pipeline.fetching import read_pins, references
+from pipeline.guard import guarded
 from pipeline.layout import Data, Results, table_file
 from pipeline.models import hub
 from pipeline.progress import Done, Progress, duration
@@ -141,7 +142,7 @@ def _plan(root: Path, targets: Sequence[str], options: Sequence[str], data: Path
 
 def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log, show: Say, start: float) -> int:
     """DVC's exit status. On KeyboardInterrupt, or an error of `show`, its whole process group is ended first."""
-    with interruptible():
+    with interruptible(), guarded():
         child = Child([sys.executable, "-m", "dvc", "repro", *arguments], root)
         try:
             for line in child.lines():

@@ -6,16 +6,17 @@ stays `running`, with the stages that it had reached.
 
 import hashlib
 import json
-import os
+import re
 import secrets
 import shlex
 import threading
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.layout import MANIFEST, Data, table_file
 from pipeline.schemas import SCHEMA_VERSION
 from pipeline.tables import read_output, read_table, write_table
@@ -23,6 +24,7 @@ from pipeline.tables import read_output, read_table, write_table
 Kind = Literal["repro", "flow"]
 StageState = Literal["ran", "cached", "up_to_date", "failed", "not_run"]
 EndState = Literal["completed", "failed", "cancelled"]
+_STAMP = "%Y%m%d-%H%M%S"
 _NUMBERS = ("value", "ci_low", "ci_high", "n")
 
 
@@ -102,9 +104,8 @@ class RunRecord:
         self._files[file.name] = {"name": file.name, "table": table, "rows": len(rows), "sha256": digest}
         spec = {"run": self.run_id, "schema_version": SCHEMA_VERSION}
         manifest = {"spec": spec, "files": [self._files[name] for name in sorted(self._files)]}
-        temporary = self.path / f".{MANIFEST}.tmp"
-        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(temporary, self.path / MANIFEST)
+        with replacing(self.path / MANIFEST) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_runs(data: Path) -> list[dict[str, Any]]:
@@ -170,14 +171,22 @@ def _change(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 
 def _new_directory(runs: Path) -> Path:
-    """A directory that no other run has."""
+    """A directory that no other run has. Its name sorts after all others, also when the clock was set back."""
     while True:
-        path = runs / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        stamp = f"{datetime.now(UTC):{_STAMP}}"
+        last = max((path.name[: len(stamp)] for path in runs.glob("*-*-*") if _is_stamp(path.name)), default="")
+        if stamp < last:
+            stamp = f"{datetime.strptime(last, _STAMP) + timedelta(seconds=1):{_STAMP}}"
+        path = runs / f"{stamp}-{secrets.token_hex(2)}"
         try:
             path.mkdir(parents=True)
         except FileExistsError:
             continue
         return path
+
+
+def _is_stamp(name: str) -> bool:
+    return re.fullmatch(r"\d{8}-\d{6}-[0-9a-f]{4}", name) is not None
 
 
 def _now() -> str:

@@ -27,6 +27,7 @@ from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
+from pipeline.files import writing
 from pipeline.image_cache import ImageCache
 from pipeline.layout import MANIFEST, seed_folder, shard_file
 from pipeline.metrics.drift import tower_sizes
@@ -147,7 +148,7 @@ def _train_all(
     for number, seed in enumerate(run.seeds):
         folder = seed_folder(seed)
         log_file, drift_file = shard_file("train_log", number), shard_file("drift", number)
-        if (out / folder).is_dir() and output.done(log_file) and output.done(drift_file):
+        if output.kept(folder) and output.done(log_file) and output.done(drift_file):
             report(f"{defence.name} seed {seed}: finished before, kept")
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)
@@ -193,7 +194,9 @@ def _read(
 def _export(found: Trained, base: Path, folder: Path) -> None:
     export_clip(found.model, base, folder)
     if found.fixed:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}, folder / FIXED)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}
+        with writing(folder / FIXED):
+            save_file(tensors, folder / FIXED)
 
 
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:

@@ -10,7 +10,7 @@ inference time acts on the images; a search looks at its text tower alone.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -38,17 +38,17 @@ from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models.clip import load_clip
 from pipeline.models.conditioning import TextTower
-from pipeline.models.diffusion import Diffusion, load_diffusion, sampling_dtype, text_tower
+from pipeline.models.diffusion import Diffusion, load_diffusion, settled_precision, text_tower
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES
 from pipeline.models.schedulers import with_scheduler
 from pipeline.params import section, to_spec
-from pipeline.precision import pick_device
+from pipeline.precision import DTYPES, pick_device
 from pipeline.prompts import Admitted, admit
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.schemas import SCHEMAS
 from pipeline.seeds import derive
-from pipeline.shards import output_hash
+from pipeline.shards import output_hash, verified
 from pipeline.tables import Output, read_output, read_table
 
 DEFAULT_SECTION = "attack"
@@ -124,9 +124,10 @@ def attack_defence(
     knobs, seeds = section(f"{params}:{where}", AttackParams), read_seeds(params, only)
     prompts, filters = _prompts(knobs, inputs.prompts)
     device, reason = pick_device()
-    dtype, why = sampling_dtype(knobs.generate.precision, device)
+    precision, why = settled_precision(knobs.generate.precision, device)
+    knobs = replace(knobs, generate=replace(knobs.generate, precision=precision))  # into the spec, as in generation
     log(f"attack: {reason}; {why}")
-    model = with_scheduler(load_diffusion(inputs.diffusion, device, dtype), knobs.generate.scheduler)
+    model = with_scheduler(load_diffusion(inputs.diffusion, device, DTYPES[precision]), knobs.generate.scheduler)
     undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, knobs.generate.towers)
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
     detectors = None if keep_text else _detectors(knobs, inputs, device)
@@ -186,7 +187,7 @@ def _attack_shard(run: Run, job: tuple[int, Shard]) -> tuple[list[Row], list[Row
     """Rows of tables "attacks" and "generations" of one shard."""
     seed, shard = job
     if seed not in run.samplings:
-        folder = run.inputs.checkpoints / seed_folder(seed)
+        folder = verified(run.inputs.checkpoints / seed_folder(seed))
         defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.generate.towers)
         own = (run.knobs.generate, run.diffusion, defended, run.defence.callbacks())
         run.samplings.clear()  # one checkpoint at a time

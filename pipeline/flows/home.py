@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 
+from pipeline.files import replacing
 from pipeline.layout import Local
 
 STARTUP = 180  # seconds; on a busy machine a first start took 75, Prefect allows 20
@@ -15,24 +16,40 @@ STARTUP = 180  # seconds; on a busy machine a first start took 75, Prefect allow
 
 @dataclass(frozen=True)
 class Process:
-    """A process that a file names. Its start time tells it from a later one with the same number."""
+    """A process that a file names. Its start tells it from a later one with the same number.
+
+    `started`: on Linux seconds since the boot named in `boot`, which a clock that is set does not move; elsewhere the
+    time of day.
+    """
 
     pid: int
     started: float
+    boot: str = ""
 
     @classmethod
     def of(cls, pid: int) -> "Process":
         """The one that now has this number. Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
+        return cls(pid, _started(psutil.Process(pid)), _boot())
 
     def find(self) -> psutil.Process | None:
         """The process, if it still runs."""
         try:
             process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            same = self.boot == _boot() and abs(_started(process) - self.started) < 2.0
+            alive = same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
+
+
+def _started(process: psutil.Process) -> float:
+    # Linux tells a start since boot; psutil adds the time of the boot by today's clock.
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)
+
+
+def _boot() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text(encoding="ascii").strip() if file.is_file() else ""
 
 
 @dataclass(frozen=True)
@@ -46,10 +63,8 @@ class Server:
 
 def write_json(path: Path, values: Any) -> None:
     """Write a small file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def write_server(root: Path, server: Server) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.flows.graph import Plan, make_plan
 from pipeline.flows.lock import Holder, hold
+from pipeline.guard import guarded
 from pipeline.params import DEFAULT_FILE, section
 
 
@@ -76,7 +77,7 @@ def open_job(request: Request) -> Iterator[Job]:
         from pipeline.flows.experiment import check_overrides  # DVC's reader of overrides is slow to import
 
         check_overrides(request.root, request.overrides)
-    with hold(request.root, str(request)) as holder:
+    with guarded(), hold(request.root, str(request)) as holder:
         experiment, place = None, request.root
         if request.overrides:
             from pipeline.flows.experiment import make_workspace

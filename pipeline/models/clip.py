@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
-from pipeline.errors import NearsafeError
 from pipeline.models.activation import warn_once
-from pipeline.models.clip_files import check_tokenizer_files, check_tokens, check_weights, read_config
+from pipeline.models.clip_files import check_processor, check_tokens, load_tokenizer, read_config
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
+from pipeline.models.loading import load_whole, loading
 from pipeline.parallel import parallel
 
 Images = Sequence[Image.Image] | Tensor
@@ -55,28 +53,18 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     folder = Path(folder)
     digest = model_hash(folder)
     config = read_config(folder)
-    check_tokenizer_files(folder)
-    try:
-        with quiet():
-            model, loading = CLIPModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # named below
-                output_loading_info=True,
-            )
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
+    model = load_whole(CLIPModel, folder, "CLIP folder", torch.float32)
+    with loading(folder, "CLIP folder"):
         processor, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
-        mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NearsafeError(f"{folder}: not a loadable CLIP folder: {reason}") from error
-    check_weights(folder, model, loading)
-    check_tokens(folder, tokenizer, model)
-    warn_once(folder, config)
     size = model.config.vision_config.image_size
-    return Clip(model.to(device).eval(), tokenizer, size, mean, std, processor.get("resample", 3), digest)
+    check_tokens(folder, tokenizer, model.config.text_config)
+    check_processor(folder, processor, size)
+    warn_once(folder, config)
+    with loading(folder, "CLIP folder"):
+        model = model.to(device).eval()
+    mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    return Clip(model, tokenizer, size, mean, std, processor.get("resample", 3), digest)
 
 
 def tokenize(clip: Clip, texts: Sequence[str]) -> Tokens:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import NearsafeError
 from pipeline.layout import MANIFEST, Data
-from pipeline.tables import read_manifest
+from pipeline.tables import check_hash, read_manifest
 
 # Tables that questions are asked of. Embeddings and the world's images stay out: they are data, not results.
 TABLES = (
@@ -59,11 +59,12 @@ def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]
     return [path for path in [*fixed, *wanted, *runs] if not path.name.startswith(".")]
 
 
-def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Source]:
+def find_sources(root: Path, defences: Sequence[str] | None = None, verify: bool = False) -> list[Source]:
     """Every listed file of a result table below `root`; directories without a manifest are unfinished and left out.
 
     The world's own prompts are left out where the prompts stage has copied those that passed its filters: no prompt
-    is there twice. Raises NearsafeError where nothing is finished, and for a listed file that is gone.
+    is there twice. `verify` compares every file with the hash that its manifest lists: the stages that report do; a
+    question does not wait for it. Raises NearsafeError where nothing is finished, and for a listed file that is gone.
     """
     sources, data = [], Data(Path(root))
     copied = (data.prompts / MANIFEST).is_file()
@@ -82,6 +83,8 @@ def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Sour
                 path = directory / entry["name"]
                 if not path.is_file():
                     raise NearsafeError(f"{path}: listed in {directory / MANIFEST}, but not there")
+                if verify and directory.parent != data.runs:  # a run that is under way rewrites its own
+                    check_hash(path, entry["sha256"])
                 sources.append(Source(entry["table"], collection, path))
     if not sources:
         raise NearsafeError(f"{root}: no finished table below it; `dvc repro` (or `make repro`) makes them")

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import NearsafeError, TableError
+from pipeline.ids import is_unicode
 from pipeline.prompts import MAX_CHARACTERS
 from pipeline.sources.protocol import Drops, Place
 
@@ -56,9 +57,7 @@ def text(row: Cells, column: str, place: Place, drops: Drops) -> str | None:
         return _refuse(drops, place, column, "is empty")
     if len(value) > MAX_CHARACTERS:
         return _refuse(drops, place, column, f"is longer than {MAX_CHARACTERS} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not is_unicode(value):
         return _refuse(drops, place, column, "is no valid Unicode text")
     return value.strip()
 
