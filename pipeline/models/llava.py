@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from pipeline.agewords import mentions_age
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.models.clip import Clip
@@ -127,8 +128,11 @@ def describe(
     """The reply to `query` about each RGB image, one batch, without beams; `seeds`: one per image.
 
     The protocol of Safe-CLIP's image-to-text (safe_clip specification §9) is "Describe this image.", temperature 0.2,
-    128 new tokens. Temperature 0 takes the likeliest token. Raises ValueError for a negative temperature.
+    128 new tokens. Temperature 0 takes the likeliest token. Raises ValueError for a negative temperature, and for a
+    query that the age-word filter refuses.
     """
+    if mentions_age(query):
+        raise ValueError("the age-word filter refuses the query")
     if len(images) != len(seeds):
         raise ValueError(f"expected one seed per image, got {len(seeds)} for {len(images)}")
     if not images:
