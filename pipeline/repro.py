@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pipeline.child import Child, environment, interruptible
 from pipeline.errors import NearsafeError
 from pipeline.fetching import read_pins, references
-from pipeline.layout import Data, Results, table_file
+from pipeline.layout import Data, Results
 from pipeline.models import hub
 from pipeline.progress import Done, Progress, duration
 
@@ -92,7 +92,7 @@ class _Log:
         for name, done in progress.ended.items():
             if self._told.get(name) != done:
                 self._told[name] = done
-                self._record.stage(name, done.state, done.seconds, reason=done.reason)
+                self._record.stage(name, done.state, done.seconds, reason=done.reason, peak_mb=done.peak_mb)
 
     def finish(self, state: EndState, progress: Progress, metrics: Path | None) -> None:
         """End the record; after a failure, stages that DVC did not come to are named as such."""
@@ -107,14 +107,11 @@ class _Log:
 
 def past_seconds(data: Path) -> dict[str, float]:
     """Seconds of every stage when it last ran, by the log of runs below the data directory; {} where there is none."""
-    from pipeline.tables import read_table
+    from pipeline.runs import read_log
 
     found: dict[str, float] = {}
     for folder in sorted(Data(data).runs.glob("*/")):  # ids sort as runs began
-        try:
-            rows = read_table(folder / table_file("stage_runs"), "stage_runs").to_pylist()
-        except NearsafeError:  # a run that had not come to a stage, or was killed while it wrote: nothing to learn
-            continue
+        rows = read_log(folder, "stage_runs")  # none of a run that had not come to a stage, or was killed as it wrote
         found |= {row["stage"]: row["seconds"] for row in rows if row["state"] == "ran" and row["seconds"] is not None}
     return found
 
@@ -181,6 +178,6 @@ def _check_models(root: Path, targets: Sequence[str], show: Say) -> None:
 
 
 def _metrics(path: Path) -> list[Row]:
-    from pipeline.runs import metrics_rows
+    from pipeline.runs import known_metrics
 
-    return metrics_rows(path) if path.is_file() else []
+    return known_metrics(path)

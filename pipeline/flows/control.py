@@ -12,9 +12,8 @@ import httpx
 from pipeline.errors import NearsafeError
 from pipeline.flows.home import live_server
 from pipeline.flows.lock import Holder, holder
-from pipeline.layout import Data, table_file
-from pipeline.runs import read_runs
-from pipeline.tables import read_table
+from pipeline.layout import Data
+from pipeline.runs import read_log, read_runs
 
 WAITING = ("SCHEDULED", "PENDING")
 
@@ -72,9 +71,8 @@ def _info(data: Path, row: dict[str, Any], running: Holder | None) -> RunInfo:
     if state == "running" and (running is None or running.run_id != row["run_id"]):
         state = "killed"
     started, ended = row["started"], row["ended"]
-    seconds = (_time(ended) - _time(started)).total_seconds() if ended else None
-    file = data / Data().runs.name / row["run_id"] / table_file("stage_runs")
-    states = Counter(read_table(file, "stage_runs").column("state").to_pylist()) if file.is_file() else Counter()
+    seconds = max(0.0, (_time(ended) - _time(started)).total_seconds()) if ended else None
+    states = Counter(stage["state"] for stage in read_log(Data(data).runs / row["run_id"], "stage_runs"))
     return RunInfo(row["run_id"], state, started, seconds, row["experiment"], row["targets"] or "", dict(states))
 
 

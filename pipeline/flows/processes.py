@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.child import environment, lines
+from pipeline.progress import peak_memory
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 TAIL = 4  # last lines that an error quotes; the log has all
@@ -32,11 +33,12 @@ Line = Callable[[str, bool], None]  # the text, and whether it is one of a progr
 
 @dataclass(frozen=True)
 class Result:
-    """How a stage's process ended. `reason`: its last words, of a failed one."""
+    """How a stage's process ended. `reason`: its last words, of a failed one; `peak_mb`: MiB, of one that said so."""
 
     state: Literal["ran", "cached", "up_to_date", "failed"]
     seconds: float
     reason: str | None = None
+    peak_mb: float | None = None
 
 
 class Processes:
@@ -84,7 +86,9 @@ class Processes:
                 process.wait()
             self._live.discard(process)
         seconds = time.monotonic() - began
-        return Result("failed", seconds, said.last_words(code)) if code else Result(said.state, seconds)
+        if code:
+            return Result("failed", seconds, said.last_words(code), said.peak_mb)
+        return Result(said.state, seconds, peak_mb=said.peak_mb)
 
     def _kill_later(self) -> None:
         time.sleep(GRACE)
@@ -105,6 +109,7 @@ class _Said:
 
     def __init__(self) -> None:
         self.state: Literal["ran", "cached", "up_to_date"] = "ran"
+        self.peak_mb: float | None = None
         self._decided = False
         self._tail: deque[str] = deque(maxlen=TAIL)
 
@@ -112,6 +117,7 @@ class _Said:
         """Take in a line. After DVC has said what it does, words like its own are the stage's."""
         if text.strip() and not _REPEATED.match(text):
             self._tail.append(text)
+        self.peak_mb = peak_memory(text) or self.peak_mb
         for pattern, state in ((_SKIPPED, "up_to_date"), (_CACHED, "cached"), (_RUNNING, "ran")):
             if not self._decided and pattern.match(text):
                 self.state, self._decided = state, True
