@@ -1,8 +1,11 @@
 """Errors a user sees, and how a command line reports them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
+
+from pipeline.orphans import end_with_parent
 
 
 class NearsafeError(Exception):
@@ -16,8 +19,10 @@ class TableError(NearsafeError):
 def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> None:
     """Parse the command line and call `main` with it; a NearsafeError becomes one line and exit status 2.
 
-    A stage's last line is the most memory it held.
+    A stage's last line is the most memory it held. One that DVC runs ends with DVC: it would be run twice at once.
     """
+    if "DVC_STAGE" in os.environ:
+        end_with_parent()
     try:
         main(**vars(parser.parse_args(argv)))
     except NearsafeError as error:

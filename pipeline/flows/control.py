@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from pipeline.errors import NearsafeError
-from pipeline.flows.home import live_server
+from pipeline.flows.home import live_server, sign_in
 from pipeline.flows.lock import Holder, holder
 from pipeline.layout import Data
 from pipeline.runs import read_log, read_runs
@@ -88,7 +88,8 @@ def _waiting(root: Path) -> list[dict[str, Any]]:
     waits = {"state": {"type": {"any_": list(WAITING)}}}
     question = {"flow_runs": waits, "sort": "EXPECTED_START_TIME_ASC", "limit": 3}
     try:
-        return httpx.post(f"{server.url}/api/flow_runs/filter", json=question, timeout=10).raise_for_status().json()
+        address, auth = f"{server.url}/api/flow_runs/filter", sign_in(server)
+        return httpx.post(address, json=question, timeout=10, auth=auth).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         raise NearsafeError(f"{server.url}: the server does not answer: {error}") from error
 
@@ -99,6 +100,7 @@ def _cancel_waiting(root: Path, entry: dict[str, Any]) -> None:
         raise NearsafeError("the server has just ended, and what waited on it")
     body = {"state": {"type": "CANCELLED", "message": "cancelled before it started"}, "force": True}
     try:
-        httpx.post(f"{server.url}/api/flow_runs/{entry['id']}/set_state", json=body, timeout=10).raise_for_status()
+        address, auth = f"{server.url}/api/flow_runs/{entry['id']}/set_state", sign_in(server)
+        httpx.post(address, json=body, timeout=10, auth=auth).raise_for_status()
     except httpx.HTTPError as error:
         raise NearsafeError(f"{server.url}: the flow run cannot be cancelled: {error}") from error
