@@ -29,21 +29,26 @@ def follow_dvc() -> None:
     if _STAGE not in os.environ:
         return
     starter = _starter()
-    if starter is None:
-        raise NearsafeError(f"{_GONE}: run it again")
-    threading.Thread(target=_follow, args=(starter,), daemon=True).start()
+    if starter is not None:
+        threading.Thread(target=_follow, args=(starter,), daemon=True).start()
 
 
 def _starter() -> "psutil.Process | None":
-    """The nearest ancestor that is no `sh -c`: DVC, or a Python that uses it as a library; else it was DVC and died."""
+    """The nearest ancestor that is DVC, or a Python that uses it as a library; shells and the like are passed by.
+
+    None where no ancestor is one, as behind a scheduler that starts the command on another machine. Raises
+    NearsafeError where this process was left to the machine's first one.
+    """
     import psutil
 
     with suppress(psutil.Error):
-        for process in psutil.Process().parents():
-            program, *words = process.cmdline()[:3] or [""]
-            python = "python" in Path(program).name
-            if "-c" not in words or python:
-                return process if python or Path(program).name == "dvc" else None
+        above = psutil.Process().parents()
+        for process in above:
+            program = Path((process.cmdline() or [""])[0]).name
+            if "python" in program or program == "dvc":
+                return process
+        if above and above[0].pid == 1:
+            raise NearsafeError(f"{_GONE}: run it again")
     return None
 
 
