@@ -76,9 +76,8 @@ def test_answers_that_cannot_be_matched_to_images_are_asked_for_one_by_one():
 def test_texts_are_held_to_the_same():
     class Strange(HazardWords):
         def detect(self, texts):
-            return [
-                [Finding("knife", 2.0)] if "gun" in text else one for text, one in zip(texts, super().detect(texts))
-            ]
+            pairs = zip(texts, super().detect(texts), strict=True)
+            return [[Finding("knife", 2.0)] if "gun" in text else found for text, found in pairs]
 
     found = look(Strange(), ["a knife", "a gun", ""])
     assert found[0] == [Finding("knife", 1.0)] and found[1].startswith("knife: score 2.0") and found[2] == []
