@@ -42,13 +42,15 @@ def _starter() -> "psutil.Process | None":
     import psutil
 
     with suppress(psutil.Error):
-        above = psutil.Process().parents()
-        for process in above:
-            program = Path((process.cmdline() or [""])[0]).name
+        lost = True  # so far only shells
+        for process in psutil.Process().parents():
+            words = process.cmdline() or [""]
+            program = Path(words[0]).name
             if "python" in program or program == "dvc":
                 return process
-        if above and above[0].pid == 1:
-            raise NearsafeError(f"{_GONE}: run it again")
+            if lost and process.pid == 1:
+                raise NearsafeError(f"{_GONE}: run it again")
+            lost = lost and "-c" in words[1:3]
     return None
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from pipeline.errors import NearsafeError
+from pipeline.memory import OutOfMemory
 
 # The processes are on one machine: no other may connect. They find each other through a file, not a port.
 _LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -78,7 +79,7 @@ def launch(size: int, device: torch.device, work: Callable[..., None], *argument
     """Run `work(team, *arguments)` in `size` new processes and wait for all.
 
     `work` and its arguments must be picklable. One that fails ends the others. Raises NearsafeError: that of a process
-    that raised one, or else one that says which process ended how.
+    that raised one (OutOfMemory where that was its), or else one that says which process ended how.
     """
     with tempfile.TemporaryDirectory() as folder:
         plan = (size, device.type, max(1, torch.get_num_threads() // size), Path(folder))
@@ -87,7 +88,8 @@ def launch(size: int, device: torch.device, work: Callable[..., None], *argument
             while not context.join():
                 pass
         except (ProcessRaisedException, ProcessExitedException) as error:
-            raise NearsafeError(_reason(error, Path(folder), size)) from None
+            kind = OutOfMemory if any(Path(folder).glob("*.memory")) else NearsafeError
+            raise kind(_reason(error, Path(folder), size)) from None
         finally:
             for process in context.processes:
                 if process.is_alive():
@@ -109,7 +111,8 @@ def _enter(rank: int, plan: tuple, work: Callable[..., None], arguments: tuple) 
     try:
         work(Team(rank, size, state.device), *arguments)
     except NearsafeError as error:
-        (folder / str(rank)).write_text(str(error), encoding="utf-8")
+        name = f"{rank}.memory" if isinstance(error, OutOfMemory) else str(rank)
+        (folder / name).write_text(str(error), encoding="utf-8")
         raise SystemExit(2) from None
     state.destroy_process_group()
 

@@ -32,6 +32,7 @@ from pipeline.defences.registry import Defence
 from pipeline.detectors import base, nudenet, world
 from pipeline.detectors.base import Detector, error_row, examine, subject_of
 from pipeline.detectors.registry import load_judges, load_world_detector
+from pipeline.detectors.watch import watched
 from pipeline.errors import NearsafeError
 from pipeline.generation import Sampling, generate_rows, select_sets
 from pipeline.images import decode_image
@@ -150,6 +151,7 @@ def _detectors(knobs: AttackParams, inputs: Inputs, device: torch.device) -> lis
     if inputs.detector is None:
         raise NearsafeError(f"{inputs.clip}: not the embedded world's CLIP, so images are not kept: give --detector")
     judges = load_judges(knobs.detectors, load_world_detector(inputs.detector, device))
+    judges = watched(judges, knobs.detectors, inputs.detector, device)
     if not judges:
         raise NearsafeError("detectors: none is on, and images are not kept: nothing would be left of them")
     return [judge.detector for judge in judges]

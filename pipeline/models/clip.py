@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
+from pipeline.memory import in_batches
 from pipeline.models.activation import warn_once
 from pipeline.models.clip_files import check_processor, check_tokens, load_tokenizer, read_config
 from pipeline.models.hashing import model_hash
@@ -110,9 +111,13 @@ def encode_texts(clip: Clip, texts: Sequence[str], batch_size: int = 256) -> Ten
     """Projected text embeddings (N, D) float32 on the CPU, not normalised. Texts of like length share a batch."""
     tokens = tokenize(clip, texts)
     found = torch.zeros(len(texts), clip.model.config.projection_dim)
-    for rows in torch.argsort(tokens.lengths, stable=True).split(batch_size) if len(texts) else ():
-        ids = tokens.rows(rows).to(clip.model.device)
-        found[rows] = clip.model.get_text_features(input_ids=ids).pooler_output.float().cpu()
+    order = torch.argsort(tokens.lengths, stable=True)
+
+    def encode(batch: slice) -> None:
+        ids = tokens.rows(order[batch]).to(clip.model.device)
+        found[order[batch]] = clip.model.get_text_features(input_ids=ids).pooler_output.float().cpu()
+
+    in_batches(len(texts), batch_size, encode)
     return found
 
 
@@ -120,10 +125,12 @@ def encode_texts(clip: Clip, texts: Sequence[str], batch_size: int = 256) -> Ten
 def encode_images(clip: Clip, images: Images, batch_size: int = 256) -> Tensor:
     """Projected image embeddings (N, D) float32 on the CPU, not normalised. See `pixels` for what an image may be."""
     found = torch.zeros(len(images), clip.model.config.projection_dim)
-    for start in range(0, len(images), batch_size):
-        batch = pixels(images[start : start + batch_size], clip)
-        encoded = clip.model.get_image_features(pixel_values=batch).pooler_output
-        found[start : start + batch_size] = encoded.float().cpu()
+
+    def encode(batch: slice) -> None:
+        encoded = clip.model.get_image_features(pixel_values=pixels(images[batch], clip)).pooler_output
+        found[batch] = encoded.float().cpu()
+
+    in_batches(len(images), batch_size, encode)
     return found
 
 
