@@ -26,7 +26,9 @@ time.sleep(60)
 FOLLOWS = f"from pipeline.following import follow_dvc\nfollow_dvc()\n{SLEEPS}"
 
 
-def start(folder: Path, name: str, parent: str, child: str, **env: str) -> tuple[subprocess.Popen[bytes], psutil.Process]:
+def start(
+    folder: Path, name: str, parent: str, child: str, **env: str
+) -> tuple[subprocess.Popen[bytes], psutil.Process]:
     (folder / name).write_text(parent)
     (folder / "child.py").write_text(child)
     process = subprocess.Popen(
