@@ -35,16 +35,20 @@ def follow_dvc() -> None:
 
 
 def _starter() -> "psutil.Process | None":
-    """The nearest ancestor that is no `sh -c`: DVC, or a Python that uses it as a library; else it was DVC and died."""
+    """The nearest ancestor that is DVC, or else a Python that uses it as a library; without either it was, and died.
+
+    Between them there may be shells, and what a user put before the command.
+    """
     import psutil
 
+    library = None
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
-            program, *words = process.cmdline()[:3] or [""]
-            python = "python" in Path(program).name
-            if "-c" not in words or python:
-                return process if python or Path(program).name == "dvc" else None
-    return None
+            program, *words = [Path(word).name for word in process.cmdline()[:5]] or [""]
+            if "dvc" in (program, *words):
+                return process
+            library = library or (process if program.startswith("python") else None)
+    return library
 
 
 def _follow(starter: "psutil.Process") -> None:

@@ -4,6 +4,7 @@ python -m tests.faults.page data/bench/faults.jsonl
 """
 
 import argparse
+import html
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from typing import Any
 
 from pipeline.files import replacing
 
-PAGE = Path("docs/reliability.md")
+PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- counted: begin -->", "<!-- counted: end -->"
 _NOTES = 4  # different notes of a subject that are shown
 
@@ -72,7 +73,7 @@ def _sums(rows: Sequence[dict[str, Any]]) -> tuple[int, int]:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(html.escape(str(value), quote=False).split()).replace("|", "\\|")
 
 
 def parser() -> argparse.ArgumentParser:

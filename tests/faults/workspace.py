@@ -66,6 +66,7 @@ def make(root: Path) -> Path:
 
 def shared(folder: Path, name: str, build: Callable[[Path], object]) -> Path:
     """`folder`/`name`, built once for all workers of a test run (`folder` is the one that they share)."""
+    folder.mkdir(parents=True, exist_ok=True)
     done = folder / f"{name}.done"
     with FileLock(folder / f"{name}.lock"):
         if not done.exists():
