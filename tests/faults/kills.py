@@ -123,6 +123,7 @@ def check(whole: Path, place: Path, module: str, victim: Victim, moment: float, 
         again = workspace.run(root, "dvc", "repro")
         for part in ("data", "results", "report"):
             assert results(root / part) == results(whole / part), f"{module}, {victim} at {moment:.2f}: {part} differs"
+        print(f"{module}: {victim} at {moment}: {len(made)} files were finished, checkpoint of step {step}")
         now = finished(root, stage)
         assert ended or {name: now.get(name) for name in made} == made, "a finished shard was made again"
         if step is not None and not ended:

@@ -37,10 +37,13 @@ class Disk:
         self.path.mkdir()
         return self._mount("-t", "tmpfs", "-o", "size=64m", "tmpfs")
 
+    def used(self) -> int:
+        """Bytes on it, in whole pages."""
+        return sum(-(-file.stat().st_size // PAGE) * PAGE for _, file in workspace.files(self.path))
+
     def resize(self, size: int) -> None:
-        """So many bytes more than what is on it now."""
-        used = sum(-(-file.stat().st_size // PAGE) * PAGE for _, file in workspace.files(self.path))
-        assert self._mount("-o", f"remount,size={used + size + PAGE}")
+        """So large in all, and a page more."""
+        assert self._mount("-o", f"remount,size={size + PAGE}")
 
     def protect(self, on: bool) -> None:
         """Read-only, or writable again."""
@@ -112,11 +115,11 @@ def test_a_disk_that_does_not_take_the_output(
     wanted = kills.results(made)
     size = sum((made / file).stat().st_size for file in wanted)
     before = workspace.tree(shutil.copytree("data/targets", disk.path / "before"))
-    tried = survived = 0
+    used, tried, survived = disk.used(), 0, 0
     try:
         for room in ROOMS:
             tried += 1
-            disk.resize(int(size * room))
+            disk.resize(used + int(size * room))
             check_refusal(call(module, words, capsys), disk, "the disk is full")
             check_parts(name, out, wanted)
             assert workspace.tree(disk.path / "before") == before
@@ -170,7 +173,7 @@ def test_an_export_and_an_answer(
     for words in commands:
         for protect, reason in ((False, "the disk is full"), (True, "the file system is read-only")):
             tried += 1
-            disk.resize(0)
+            disk.resize(disk.used())
             disk.protect(protect)
             with pytest.raises(SystemExit) as end:
                 main(words)
@@ -201,7 +204,7 @@ def test_decoded_images_of_a_training_in_a_mapped_file(
     words[words.index("--params") + 1] = str(other)
     out = disk.path / "new"
     words[words.index("--out") + 1] = str(out)
-    disk.resize(20 * PAGE)
+    disk.resize(4 * PAGE)
     said = call(module, words, capsys)
     check_refusal(said, disk, "the disk is full")
     assert "images-" in said
