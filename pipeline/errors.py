@@ -17,10 +17,10 @@ _FULL = {
 _REFUSED = {  # these may come from reading, too
     errno.EACCES: "permission denied: make it writable, or choose another place",
     errno.EPERM: "not permitted: make it writable, or choose another place",
-    errno.EIO: "the disk reports an input/output error",
+    errno.EIO: "the disk is full or damaged: make room and run it again",
 }
 # How safetensors, SQLite and DuckDB tell what is no OSError.
-_TOLD = {"disk is full": errno.ENOSPC, "readonly database": errno.EROFS}
+_TOLD = {"disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
 _NUMBER = re.compile(r"(?:os error |code: )(\d+)")
 
 

@@ -34,24 +34,25 @@ def follow_dvc() -> None:
 
 
 def _starter() -> "psutil.Process | None":
-    """The nearest ancestor that is DVC, or a Python that uses it as a library; shells and the like are passed by.
+    """The nearest ancestor that is DVC, or else a Python that uses it as a library.
 
-    None where no ancestor is one, as behind a scheduler that starts the command on another machine. Raises
-    NearsafeError where this process was left to the machine's first one.
+    Between them there may be shells, and what a user put before the command. None where no ancestor is one, as behind
+    a scheduler that starts the command elsewhere. Raises NearsafeError where only shells are left below the first
+    process: then it was DVC, and died.
     """
     import psutil
 
+    library, lost = None, True
     with suppress(psutil.Error):
-        lost = True  # so far only shells
         for process in psutil.Process().parents():
-            words = process.cmdline() or [""]
-            program = Path(words[0]).name
-            if "python" in program or program == "dvc":
+            program, *words = [Path(word).name for word in process.cmdline()[:5]] or [""]
+            if "dvc" in (program, *words):
                 return process
+            library = library or (process if program.startswith("python") else None)
             if lost and process.pid == 1:
                 raise NearsafeError(f"{_GONE}: run it again")
-            lost = lost and "-c" in words[1:3]
-    return None
+            lost = lost and "-c" in words[:2]
+    return library
 
 
 def _follow(starter: "psutil.Process") -> None:

@@ -1,4 +1,4 @@
-"""A small clone in which the stages of dvc.yaml run for real, and what is done to it: kills, and a look at what is left.
+"""A small clone in which the stages of dvc.yaml run for real, and what is done to it: kills, a look at what is left.
 
 The world, the models' depth and every count are reduced in params.yaml; nothing else differs from `dvc repro`.
 """
@@ -19,7 +19,6 @@ from filelock import FileLock
 from ruamel.yaml import YAML
 
 from pipeline.child import environment
-from pipeline.layout import MANIFEST, SPEC
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFENCE = "safe_clip"
@@ -33,8 +32,8 @@ CHANGES = {
     "build_nsfwcaps": {"size": 24, "shard_size": 4},
     "train": {"batch_size": 16, "epochs": 4, "checkpoint_seconds": 0, "log_every": 1},
     "generate": {
-        "steps": 3, "batch_size": 4, "shard_size": 4, "prompts_per_set": 8, "prompt_sets": ["world_unsafe", "world_safe"],
-        "limits": {},
+        "steps": 3, "batch_size": 4, "shard_size": 4, "prompts_per_set": 8, "limits": {},
+        "prompt_sets": ["world_unsafe", "world_safe"],
     },
     "reply": {"max_new_tokens": 4, "batch_size": 4, "shard_size": 4, "images_per_set": 4},
     "score": {"bootstrap": 50},
@@ -67,6 +66,7 @@ def make(root: Path) -> Path:
 
 def shared(folder: Path, name: str, build: Callable[[Path], object]) -> Path:
     """`folder`/`name`, built once for all workers of a test run (`folder` is the one that they share)."""
+    folder.mkdir(parents=True, exist_ok=True)
     done = folder / f"{name}.done"
     with FileLock(folder / f"{name}.lock"):
         if not done.exists():
@@ -151,16 +151,6 @@ def stage_process(parent: psutil.Process, module: str) -> psutil.Process | None:
     return None
 
 
-def watch(parent: subprocess.Popen[str], module: str, out: Path) -> tuple[psutil.Process, float]:
-    """Wait until the stage is started; (its process, when that was seen)."""
-    known = psutil.Process(parent.pid)
-    while parent.poll() is None:
-        if (found := stage_process(known, module)) is not None:
-            return found, time.monotonic()
-        time.sleep(_LOOK)
-    raise AssertionError(f"{module}: not started ({out})")
-
-
 def until(condition: Callable[[], bool], process: psutil.Process) -> bool:
     """Wait for a condition; False where the process ended before."""
     while not condition():
@@ -186,11 +176,6 @@ def kill(process: psutil.Process) -> None:
         pass
 
 
-def begun(out: Path) -> bool:
-    """Has the stage made its output directory?"""
-    return (out / SPEC).exists() and not (out / MANIFEST).exists()
-
-
 def tree(path: Path) -> dict[str, str]:
     """SHA-256 of every file, by its name."""
     return {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files(path)}
@@ -203,9 +188,9 @@ def files(path: Path) -> Iterator[tuple[str, Path]]:
             yield file.relative_to(path).as_posix(), file
 
 
-def moments(count: int, seed: int) -> list[float]:
-    """Fractions of a stage's work, one in each of `count` equal parts of it, in random order."""
+def moments(count: int, seed: str) -> list[float]:
+    """One moment in each of `count` equal parts of -0.2 to 1, in random order: below 0 a stage is still starting."""
     rng = random.Random(seed)
-    drawn = [(number + rng.random()) / count for number in range(count)]
+    drawn = [round((number + rng.random()) / count * 1.2 - 0.2, 3) for number in range(count)]
     rng.shuffle(drawn)
     return drawn
