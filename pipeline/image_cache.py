@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import TableError
+from pipeline.files import replacing, writing
 from pipeline.images import decode_image
 from pipeline.models.clip import Clip, to_uint8
 from pipeline.parallel import parallel
@@ -51,10 +52,8 @@ def load_images(ids: Sequence[str], world: Path, clip: Clip, cache: ImageCache |
         _check_complete(ids, done, world)
         return found, False
     file = cache.folder / f"images-{_key(ids, world, clip)}.bin"
-    try:
+    with writing(file):
         _fill(file, ids, world, clip, shape)
-    except OSError as error:
-        raise NearsafeError(f"{file}: cannot write decoded images: {error.strerror or error}") from error
     # Copy on write: the tensor may be written to as any other, the file is not.
     return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape)), True
 
@@ -76,12 +75,10 @@ def _fill(file: Path, ids: Sequence[str], world: Path, clip: Clip, shape: tuple[
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
     """An array in a file, to read and write; of zeros where there is none."""
     if not path.is_file():
-        aside = path.with_name(f".{path.name}.tmp")
-        with aside.open("wb") as new:
+        with replacing(path) as temporary, temporary.open("wb") as new:
             # Claimed at once: a disk that is full says so here, and not by a signal when a page is written.
             size = math.prod(shape) * np.dtype(dtype).itemsize
             os.posix_fallocate(new.fileno(), 0, size) if hasattr(os, "posix_fallocate") else new.truncate(size)
-        os.replace(aside, path)
     return np.memmap(path, dtype, "r+", shape=shape)
 
 

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.files import replacing, writing
 from pipeline.layout import MANIFEST, SPEC
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
 from pipeline.validation import check_columns, check_key, check_table, same_type
@@ -22,6 +23,7 @@ from pipeline.written import JOURNAL, Written, file_hash
 __all__ = [
     "SCHEMAS",
     "SCHEMA_VERSION",
+    "UNREADABLE",
     "Output",
     "Table",
     "check_hash",
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 Rows = pa.Table | list[dict[str, Any]] | dict[str, Any]
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError, MemoryError)
+"""What the library raises for a Parquet file that is damaged, or holds what Python has no value for."""
 _NAME, _VERSION = b"nearsafe.schema", b"nearsafe.schema_version"
 
 
@@ -54,10 +58,8 @@ def write_table(
     if storage.is_remote(path):
         _store(data, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(data, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        pq.write_table(data, temporary, compression="zstd")
 
 
 def read_table(path: Path | str, name: str, allow_empty: bool = False) -> pa.Table:
@@ -99,11 +101,12 @@ class Output:
         self.path = Path(path)
         self.spec = json.loads(_dump({**spec, "schema_version": SCHEMA_VERSION}))
         self._files: dict[str, dict[str, Any]] = {}
-        if not (resume and self._same_spec()):
-            self._empty()
-        self._written = Written(self.path)
-        (self.path / MANIFEST).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            if not (resume and self._same_spec()):
+                self._empty()
+            self._written = Written(self.path)
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         _write_json(self.path / SPEC, self.spec)
 
     def write(self, file_name: str, table_name: str, table: Rows, metadata: dict[str, str] | None = None) -> None:
@@ -121,7 +124,7 @@ class Output:
             return False
         try:
             entry = self._entry(file_name)
-        except (pa.ArrowException, OSError, KeyError, TableError):
+        except (*UNREADABLE, TypeError, TableError):
             entry = None
         if entry is None or not self._written.same(entry):
             path.unlink()
@@ -198,9 +201,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TableError(f"{path}: no {MANIFEST}: the stage that writes this directory did not finish") from None
-    except (OSError, ValueError) as error:
-        raise TableError(f"{file}: not a readable manifest: {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+    except (OSError, ValueError, RecursionError) as error:
+        raise TableError(f"{file}: not a readable manifest: {reason(error)}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list) or "spec" not in manifest:
         raise TableError(f"{file}: not a manifest: expected an object with spec and files")
     for entry in manifest["files"]:
         if not _is_entry(entry):
@@ -214,8 +217,19 @@ def _is_entry(entry: Any) -> bool:
     """An entry of a table must name one that there is: else it would silently be left out."""
     if not isinstance(entry, dict) or entry.keys() != {"name", "table", "rows", "sha256"}:
         return False
+    if not isinstance(entry["table"], str | None) or not isinstance(entry["rows"], int | None):
+        return False
     kind = str if entry["table"] in SCHEMAS else type(None)
-    return all(isinstance(entry[key], str) for key in ("name", "sha256")) and isinstance(entry["table"], kind)
+    return (
+        all(isinstance(entry[key], str) for key in ("name", "sha256"))
+        and isinstance(entry["table"], kind)
+        and _is_inside(entry["name"])
+    )
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def check_hash(file: Path, listed: str) -> None:
@@ -335,19 +349,20 @@ def _store(data: pa.Table, path: str) -> None:
 
 def _load(path: Path | str) -> pa.Table:
     try:
-        return pq.ParquetFile(storage.open_input(path)).read()
+        data = pq.ParquetFile(storage.open_input(path)).read()
+        data.validate(full=True)  # lengths, and texts that are UTF-8
+        return data
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TableError(f"{path}: not a readable Parquet file (truncated?): {reason}") from error
+    except UNREADABLE as error:
+        raise TableError(f"{path}: not a readable Parquet file (truncated?): {reason(error)}") from error
 
 
 def _check_version(schema: pa.Schema, name: str, path: Path) -> None:
-    metadata = schema.metadata or {}
-    if metadata.get(_NAME, name.encode()).decode() != name:
-        raise TableError(f"{path}: holds table {metadata[_NAME].decode()!r}, expected {name!r}")
-    version = metadata.get(_VERSION, b"none").decode()
+    metadata = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
+    if metadata.get(_NAME, name) != name:
+        raise TableError(f"{path}: holds table {metadata[_NAME]!r}, expected {name!r}")
+    version = metadata.get(_VERSION, "none")
     if version != SCHEMA_VERSION:
         raise TableError(f"{path}: schema version {version}, this code reads version {SCHEMA_VERSION}")
 
@@ -362,6 +377,5 @@ def _dump(value: Any) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_dump(value), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(_dump(value), encoding="utf-8")
