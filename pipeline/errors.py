@@ -32,6 +32,17 @@ class TableError(NearsafeError):
     """A table does not keep its contract. The message names the file, and the column and row where they exist."""
 
 
+def printable(text: str) -> str:
+    """`text` on one line: line ends, control characters and what is no Unicode, as a file's name may have, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read: the first line of a library's message, or what kind of error it is."""
+    said = str(error).splitlines()
+    return said[0] if said and said[0] else type(error).__name__
+
+
 def disk_error(error: Exception, path: Path | str | None, wrote: bool = True) -> NearsafeError | None:
     """What keeps a disk from taking `path` (full, read-only, no permission), in one line; None for any other error.
 
@@ -64,12 +75,12 @@ def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequen
         follow_dvc()
         main(**options)
     except NearsafeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if (told := disk_error(error, options.get("out"), wrote=False)) is None:
             raise
-        print(f"error: {told}", file=sys.stderr)
+        print(f"error: {printable(str(told))}", file=sys.stderr)
         raise SystemExit(2) from None
     spec = sys.modules["__main__"].__spec__
     if spec is not None and spec.name.startswith("stages.") and (peak := peak_memory()) is not None:

@@ -29,25 +29,29 @@ def follow_dvc() -> None:
     if _STAGE not in os.environ:
         return
     starter = _starter()
-    if starter is None:
-        raise NearsafeError(f"{_GONE}: run it again")
-    threading.Thread(target=_follow, args=(starter,), daemon=True).start()
+    if starter is not None:
+        threading.Thread(target=_follow, args=(starter,), daemon=True).start()
 
 
 def _starter() -> "psutil.Process | None":
-    """The nearest ancestor that is DVC, or else a Python that uses it as a library; without either it was, and died.
+    """The nearest ancestor that is DVC, or else a Python that uses it as a library.
 
-    Between them there may be shells, and what a user put before the command.
+    Between them there may be shells, and what a user put before the command. None where no ancestor is one, as behind
+    a scheduler that starts the command elsewhere. Raises NearsafeError where only shells are left below the first
+    process: then it was DVC, and died.
     """
     import psutil
 
-    library = None
+    library, lost = None, True
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
             program, *words = [Path(word).name for word in process.cmdline()[:5]] or [""]
             if "dvc" in (program, *words):
                 return process
             library = library or (process if program.startswith("python") else None)
+            if lost and process.pid == 1:
+                raise NearsafeError(f"{_GONE}: run it again")
+            lost = lost and "-c" in words[:2]
     return library
 
 

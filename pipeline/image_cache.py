@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ _BLOCK = 64  # images decoded at a time
 class ImageCache:
     """Where decoded images go when they need more than `memory_mib`: a .npy file in `folder`, mapped into memory.
 
-    The file is named by what is in it, so that one that was begun is continued and another data set's never taken.
+    The file is named by what is in it, so that one that was begun is continued and another data set's never taken. A
+    second file holds a checksum of every image: one that is not there yet, or damaged, is decoded (again).
     """
 
     folder: Path
@@ -56,25 +58,36 @@ def load_images(ids: Sequence[str], world: Path, clip: Clip, cache: ImageCache |
 
 
 def _fill(file: Path, ids: Sequence[str], world: Path, clip: Clip, shape: tuple[int, ...]) -> None:
-    """Decode into `file`. A second file says which rows are there: rows reach the disk before they are marked."""
-    marks = file.with_suffix(".done.npy")
-    if file.is_file() and not marks.is_file():
-        return
+    """Decode into `file` what is not there and whole. Rows reach the disk before their checksums do."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if not (file.is_file() and marks.is_file()):  # the marks first: without them a file counts as finished
-        for path, dtype, size in ((marks, bool, shape[:1]), (file, np.uint8, shape)):
-            with replacing(path) as temporary:
-                np.lib.format.open_memmap(temporary, "w+", dtype, size).flush()
-                _take_room(temporary)
-    images = np.lib.format.open_memmap(file, "r+")
-    done = np.lib.format.open_memmap(marks, "r+")
+    images, sums = _open(file, np.uint8, shape), _open(file.with_suffix(".sums.npy"), np.int64, shape[:1])
+    done = np.array(parallel(lambda row: bool(sums[row]) and _sum(images[row]) == sums[row], range(len(sums))), bool)
     for rows, decoded in _decode(ids, world, clip, done):
         images[rows] = decoded
         images.flush()
+        sums[rows] = [_sum(image) for image in decoded]
+        sums.flush()
         done[rows] = True
-        done.flush()
     _check_complete(ids, done, world)
-    marks.unlink()
+
+
+def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """An array in a file, to read and write; new and of zeros where there is none of this form."""
+    try:
+        found = np.lib.format.open_memmap(path, "r+")
+        if (found.dtype, found.shape, found.flags.c_contiguous) == (np.dtype(dtype), shape, True):
+            return found
+    except (FileNotFoundError, ValueError, SyntaxError, EOFError):
+        pass
+    with replacing(path) as temporary:
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
+        _take_room(temporary)
+    return np.lib.format.open_memmap(path, "r+")
+
+
+def _sum(image: np.ndarray) -> int:
+    """CRC-32 of an image's bytes, and one more: 0 says that there is none."""
+    return zlib.crc32(np.ascontiguousarray(image)) + 1
 
 
 def _decode(ids: Sequence[str], world: Path, clip: Clip, done: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:

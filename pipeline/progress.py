@@ -25,6 +25,8 @@ from pipeline.errors import NearsafeError, run
 State = Literal["ran", "cached", "up_to_date", "failed"]
 _STARTS = re.compile(r"^(Running s|S)tage '([^']+)'(:| is cached)?")
 _FAILED = re.compile(r"^ERROR: failed to reproduce(?: stages:)? ((?:'[^']+'(?:, and |, | and )?)+)(?:: (.*))?")
+# The last line of a stage that ran to its end: pipeline/errors.py.
+_PEAK = re.compile(r"^\w+: peak memory (\d+) MiB\s*$")
 _NODE = re.compile(r'^"([^"]+)";$', re.MULTILINE)
 # The ratio of this run's seconds to those of earlier runs says little while both are small.
 _SETTLED = 10.0
@@ -32,11 +34,12 @@ _SETTLED = 10.0
 
 @dataclass(frozen=True)
 class Done:
-    """How a stage ended. `seconds`: of one that ran or failed while running."""
+    """How a stage ended. `seconds`: of one that ran or failed while running; `peak_mb`: MiB, of one that said so."""
 
     state: State
     seconds: float | None = None
     reason: str | None = None
+    peak_mb: float | None = None
 
 
 class Progress:
@@ -57,6 +60,7 @@ class Progress:
         self.ended: dict[str, Done] = {}
         self.stale = self.planned if stale is None else frozenset(stale)
         self._running: tuple[str, float] | None = None
+        self._peak: float | None = None
 
     @property
     def running(self) -> str | None:
@@ -70,6 +74,7 @@ class Progress:
             return text
         found = _STARTS.match(text)
         if not found:
+            self._peak = peak_memory(text) or self._peak
             return text
         self.end(seconds)
         name = found[2]
@@ -87,10 +92,11 @@ class Progress:
         """The stage that runs has ended, `seconds` after the start of the run. Nothing happens where none runs."""
         if self._running:
             name, began = self._running
-            self.ended[name] = Done(state, seconds - began, reason)
+            self.ended[name] = Done(state, seconds - began, reason, self._peak)
             if state == "ran":
                 self.durations.setdefault(kind(name), []).append(seconds - began)
             self._running = None
+        self._peak = None
 
     def left(self) -> float | None:
         """Seconds that the running stage and those to come will take; None while nothing is known of a stage."""
@@ -123,9 +129,15 @@ class Progress:
         else:
             self.end(seconds)
         for name in names:  # with --keep-going DVC names the failed ones at the end
-            seconds_it_took = self.ended[name].seconds if name in self.ended else None
-            self.ended[name] = Done("failed", seconds_it_took, reason)
+            known = self.ended.get(name, Done("failed"))
+            self.ended[name] = Done("failed", known.seconds, reason, known.peak_mb)
             self.seen.add(name)
+
+
+def peak_memory(line: str) -> float | None:
+    """MiB that a stage held at most, if this is the line that says so."""
+    found = _PEAK.match(line)
+    return float(found[1]) if found else None
 
 
 def kind(stage: str) -> str:

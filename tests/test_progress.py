@@ -47,15 +47,17 @@ def test_how_each_stage_ended() -> None:
         "Stage 'world' didn't change, skipping\n",
         "Stage 's:train@a' is cached - skipping run, checking out outputs\n",
         "Running stage 's:train@b':\n",
+        "train: peak memory 512 MiB\n",
         "Running stage 's:score@a':\n",
+        "score: peak memory 99 MiB\n",
         "ERROR: failed to reproduce 's:score@a': failed to run: false, exited with 1\n",
     ]):  # fmt: skip
         progress.line(line, second)
     assert progress.ended == {
         "world": Done("up_to_date"),
         "s:train@a": Done("cached"),
-        "s:train@b": Done("ran", 1),
-        "s:score@a": Done("failed", 1, "failed to run: false, exited with 1"),
+        "s:train@b": Done("ran", 2, peak_mb=512),
+        "s:score@a": Done("failed", 2, "failed to run: false, exited with 1", 99),
     }
     assert progress.running is None
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
@@ -30,7 +29,7 @@ from pipeline.flows.processes import Processes
 from pipeline.flows.stages import Work, run_stage
 from pipeline.flows.summary import Ended
 from pipeline.layout import Data, Results
-from pipeline.runs import RunRecord, metrics_rows
+from pipeline.runs import RunRecord, known_metrics
 
 # A task that waits for others holds a thread, so there must be more threads than stages; real work is limited by the
 # devices and slots. Threads are made when a task needs one.
@@ -109,7 +108,7 @@ def execute(job: Job) -> Outcome:
     for name in job.plan.stages:
         if name not in job.plan.steps:
             work.end(name, Ended("up_to_date"))
-    before, state = _metrics(request.root), "failed"
+    before, state = known_metrics(request.root / Results().metrics), "failed"
     try:
         with _signals(work.processes):
             _run_stages(job, work)
@@ -118,7 +117,7 @@ def execute(job: Job) -> Outcome:
                 save(request.root, job.place, job.experiment)
             show_stages(job, work, outcome.message)
             if outcome.state == "completed":
-                show_results(job, before, _metrics(job.place))
+                show_results(job, before, known_metrics(job.place / Results().metrics))
         state = outcome.state
         return outcome
     finally:
@@ -172,14 +171,6 @@ def _label(job: Job) -> None:
         name = f"{job.experiment}: {job.request}"
         client.update_flow_run(runtime.flow_run.id, name=name, tags=["experiment", job.experiment])
     get_run_logger().info("experiment %s, in %s", job.experiment, job.place)
-
-
-def _metrics(place: Path) -> list[dict[str, Any]]:
-    """The headline numbers that lie there now; none before the first run, and none of a file that is not whole."""
-    try:
-        return metrics_rows(place / Results().metrics)
-    except NearsafeError:
-        return []
 
 
 def _page(root: Path) -> str | None:

@@ -35,7 +35,7 @@ class Work:
     def end(self, stage: str, ended: Ended) -> None:
         """Keep what became of a stage, here and in the log of runs."""
         self.ended[stage] = ended
-        self.record.stage(stage, ended.state, ended.seconds, ended.device, ended.reason)
+        self.record.stage(stage, ended.state, ended.seconds, ended.device, ended.reason, ended.peak_mb)
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -53,7 +53,7 @@ def run_stage(name: str, step: Step, work: Work) -> State:
         reason = "stopped: the flow was cancelled"
     elif result.state in ("ran", "cached"):
         follow.finish()
-    work.end(name, Ended(result.state, result.seconds, device or "cpu", reason))
+    work.end(name, Ended(result.state, result.seconds, device or "cpu", reason, result.peak_mb))
     if result.state != "failed":
         return Completed(name=LABELS[result.state], message=f"{result.seconds:.1f} s on {device or 'cpu'}")
     return Failed(name="Stopped" if work.processes.cancelled else LABELS["failed"], message=reason)

@@ -63,7 +63,7 @@ def write_findings(
         _write_csv(out / f"{name}.csv", lines)
     if study == "frontier":
         write_frontiers(rows["points"], page.parent / FIGURES[study])
-    elif study == "ablation" and (curve := drift_curve(connect(data, labels), labels)):
+    elif study == "ablation" and (curve := drift_curve(connect(data, labels, verify=True), labels)):
         write_drift(curve, page.parent / FIGURES[study])
     homeless = fill_file(page, tables, KNOWN)
     report(f"{study}: {', '.join(tables)} written to {page}" + _named(homeless, "; no marker for"))
@@ -77,7 +77,7 @@ def drift_curve(database: duckdb.DuckDBPyConnection, labels: Sequence[str]) -> l
 
 def _pooled(study: Study, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
     """Markdown and rows of the study's tables whose numbers have been scored."""
-    database = connect(data, labels)
+    database = connect(data, labels, verify=True)
     if study == "ablation":
         wanted = studies.ABLATION
     else:
@@ -94,7 +94,7 @@ def _pooled(study: Study, data: Path, labels: Sequence[str]) -> tuple[dict[str, 
 
 def _frontier(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
     values, knobs = load(params), _sweep(params)
-    database = connect(data, labels)
+    database = connect(data, labels, verify=True)
     replicates, root = values["score"]["bootstrap"], values["seed"]
     swept = frontiers.sweep(database, knobs.defences, knobs.settings, replicates, root)
     seeds = [row[0] for row in database.execute("SELECT DISTINCT seed FROM outcomes ORDER BY seed").fetchall()]

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import NearsafeError
@@ -158,6 +159,16 @@ def test_stages_and_runs(finished: Path, logged: list[str]) -> None:
     assert runs == [
         (logged[2], "running", 1, 1), (logged[1], "completed", 1, 1), (logged[0], "completed", 1, 1),
     ]  # fmt: skip
+
+
+def test_logs_that_are_old_or_damaged_stop_no_question(finished: Path, logged: list[str]) -> None:
+    files = {run: Data(finished).runs / run / table_file("stage_runs") for run in logged}
+    for run in logged[:2]:
+        pq.write_table(pq.read_table(files[run]).drop_columns(["peak_mb"]), files[run])
+    files[logged[2]].write_bytes(b"PAR1 damaged PAR1")
+    slow = ask(finished, "SELECT stage, ran, last_peak_mb FROM slowest_stages")
+    assert slow == [("train@des", 2, None), ("world", 0, None)]
+    assert len(ask(finished, "SELECT run_id FROM recent_runs")) == 3
 
 
 def test_filters_and_drops_counts_errors_beside_filters(tmp_path: Path) -> None:
