@@ -24,17 +24,21 @@ _TOLD = {"disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly da
 _NUMBER = re.compile(r"(?:os error |Os { code: )(\d+)")
 
 
+def printable(text: str) -> str:
+    """`text` on one line: line ends, control characters and what is no Unicode, as a file's name may have, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class NearsafeError(Exception):
     """Base of every error that is the user's to mend: its message is complete, a traceback adds nothing."""
+
+    def __str__(self) -> str:
+        """The message on one line, whatever a file's name or text in it may hold."""
+        return printable(super().__str__())
 
 
 class TableError(NearsafeError):
     """A table does not keep its contract. The message names the file, and the column and row where they exist."""
-
-
-def printable(text: str) -> str:
-    """`text` on one line: line ends, control characters and what is no Unicode, as a file's name may have, escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def reason(error: Exception) -> str:
@@ -75,7 +79,7 @@ def run(main: Callable[..., None], parser: argparse.ArgumentParser, argv: Sequen
         follow_dvc()
         main(**options)
     except NearsafeError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         if (told := disk_error(error, options.get("out"), wrote=False)) is None:

@@ -247,9 +247,12 @@ def _read_parquet(content: bytes, file: PromptFile) -> Parsed:
 def _read_json(content: bytes, file: PromptFile) -> Parsed:
     """A list of objects, or an object whose values hold such lists (CoPro: ID_train_data, ID_test_data, ...)."""
     try:
-        value = json.loads(content)
+        return _rows_of(json.loads(content), file)
     except (ValueError, RecursionError) as error:
         raise TableError(f"{file.path}: not a readable JSON file: {reason(error)}") from error
+
+
+def _rows_of(value: Any, file: PromptFile) -> Parsed:
     lists = value if isinstance(value, dict) else {"": value}
     lists = {key: rows for key, rows in lists.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     for split in file.splits or ():

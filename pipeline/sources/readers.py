@@ -136,7 +136,8 @@ def _layout(file: Path) -> tuple[str, str]:
 
     with file.open("rb") as stream:
         _skip_mark(stream)
-        events = ijson.parse(Shallow(stream), multiple_values=True)
+        # Without `use_float` a number of more than 4,300 digits ends the process.
+        events = ijson.parse(Shallow(stream), multiple_values=True, use_float=True)
         _, event, _ = next(events, ("", "null", None))
         if event == "start_array":
             return "items", "item"

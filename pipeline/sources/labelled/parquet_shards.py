@@ -63,7 +63,7 @@ def _image(cell: Any, folder: Path) -> tuple[Path | None, bytes | None] | str:
         return (None, cell) if cell else "is empty"
     if not cell:
         return "is null"
-    if cell.get("bytes"):
+    if isinstance(cell.get("bytes"), bytes) and cell["bytes"]:
         return None, cell["bytes"]
     if not isinstance(cell.get("path"), str) or not cell["path"]:
         return "has neither bytes nor a path"
