@@ -67,8 +67,7 @@ class Disk:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which every stage has run."""
-    made = kills.upstream(tmp_path_factory.getbasetemp().parent / "faults")
-    return workspace.copy(made, tmp_path_factory.mktemp("disk") / "clone")
+    return workspace.copy(kills.upstream(tmp_path_factory), tmp_path_factory.mktemp("disk") / "clone")
 
 
 @pytest.fixture
