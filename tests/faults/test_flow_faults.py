@@ -122,6 +122,29 @@ def test_repro_killed_leaves_no_process_and_the_next_one_finishes(slow: Path, vi
     assert ran(slow) == dict.fromkeys(STAGES, 1), "what had finished did not run again, and nothing was lost"
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process that its parent ended")
+def test_plain_dvc_killed_takes_its_stage_with_it(tmp_path: Path) -> None:
+    (tmp_path / "stage.py").write_text(
+        "import argparse, os, pathlib, time\n"
+        "from pipeline.errors import run\n"
+        "def main():\n"
+        "    pathlib.Path('pid').write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "run(main, argparse.ArgumentParser())\n"
+    )
+    (tmp_path / "dvc.yaml").write_text("stages: {long: {cmd: python stage.py, outs: [never]}}\n")
+    repository.dvc(tmp_path, "init", "--no-scm", "-q")
+    env = {**ENV, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    dvc = subprocess.Popen([sys.executable, "-m", "dvc", "repro", "-q"], cwd=tmp_path, env=env, start_new_session=True)
+    number = wait(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), "the stage")
+    stage = psutil.Process(int(number))
+    dvc.kill()
+    dvc.wait()
+    gone, left = psutil.wait_procs([stage], timeout=10)
+    record("kill -9 of a plain dvc repro", 1, int(not left))
+    assert gone
+
+
 def test_a_second_run_of_a_clone_ends_with_one_line(slow: Path) -> None:
     first = nearsafe(slow, "repro")
     stage = begun(slow, "train-a")
