@@ -247,7 +247,7 @@ def test_images_that_were_examined_and_not_kept_count_as_if_they_were_there(made
     lines = []
     half = score(made, tmp_path / "h", lines.append, **options, generations=(tmp_path / "world",))
     unseen = half[(0, "generation/suffix", "one image per prompt", "asr", "n_a_9")]
-    assert (unseen["value"], unseen["n"], unseen["ci_low"], unseen["ci_high"]) == (None, 2, 0, 1)  # an image that a detector has not seen is an error, never safe
+    assert (unseen["value"], unseen["n"], unseen["ci_low"], unseen["ci_high"]) == (None, 2, 0, 1), "never safe"
     assert half[(0, "generation/suffix", "one image per prompt", "asr", "hazard")]["n"] == 2  # the other one has
     errors = half[(0, "generation/suffix", "", "errors", "")]
     assert (errors["value"], errors["n"]) == (2, 2)
