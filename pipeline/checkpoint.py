@@ -4,7 +4,6 @@ The file holds the hash of its own content: one in which a bit has changed is re
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.models.tensors import tensors_hash
 
 _LOG = ("epoch", "value", "weight", "drift")
@@ -76,11 +76,10 @@ def save(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, 
             tensors[f"optimizer/{key}/{name}"] = value.contiguous()
     for name in _LOG:
         tensors[f"log/{name}"] = torch.tensor(getattr(log, name), dtype=torch.float64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
     state = json.dumps({"step": step, "terms": log.terms})
-    save_file(tensors, temporary, metadata={"state": state, "sha256": tensors_hash(sorted(tensors.items()), state)})
-    os.replace(temporary, path)
+    metadata = {"state": state, "sha256": tensors_hash(sorted(tensors.items()), state)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> tuple[int, Log]:

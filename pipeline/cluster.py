@@ -88,8 +88,9 @@ def _ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType, compute: Compute) -> None:
-    # A cluster of our own is left without its dashboard: no port is opened for people.
-    own = {"include_dashboard": False} if compute.address is None else {"address": compute.address}
+    # A cluster of our own listens on this machine alone, and is left without its dashboard.
+    alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = alone if compute.address is None else {"address": compute.address}
     try:
         ray.init(**own, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:

@@ -6,7 +6,6 @@ file holds the hash of its content, and of the table beside it: what was damaged
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,8 +26,10 @@ from pipeline.detectors import base, nudenet, registry
 from pipeline.detectors import world as world_detector
 from pipeline.detectors.base import error_row, subject_of
 from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
+from pipeline.detectors.watch import watched
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import TableError
+from pipeline.files import replacing
 from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.models import clip as clip_module
@@ -101,14 +102,19 @@ class Examined:
 
     def errors(self) -> set[str]:
         """Ids of images that failed, or that one detector or more could not examine."""
-        unseen = {row["item_id"] for row in self.detections if row["status"] == "error"}
-        return unseen | {row["generation_id"] for row in self.failed}
+        return self.unseen() | {row["generation_id"] for row in self.failed}
+
+    def unseen(self) -> set[str]:
+        """Ids of images that are there, and that one detector or more could not examine."""
+        errors = {row["item_id"] for row in self.detections if row["status"] == "error"}
+        return errors - {row["generation_id"] for row in self.failed}
 
 
 def make_eyes(clip: Clip, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
     """The detectors that the parameters ask for, on the CLIP's device. Raises NearsafeError for one missing."""
     world = load_world_detector(detector, clip.model.device)
-    return Eyes(load_judges(detectors, world), WorldFeatures(world), clip, batch_size)
+    judges = watched(load_judges(detectors, world), detectors, detector, clip.model.device)
+    return Eyes(judges, WorldFeatures(world), clip, batch_size)
 
 
 def load_eyes(clip: Path, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
@@ -193,8 +199,10 @@ def recall_shard(folder: Path | None, key: str, part: Part) -> Examined | None:
 
 
 def keep_shard(folder: Path | None, key: str, part: Part, seen: Examined) -> None:
-    """Keep what was found; nothing where images are gone, whose facts are in their own directory."""
-    if folder is None or seen.gone:
+    """Keep what was found; nothing where images are gone, whose facts are in their own directory, and nothing where a
+    detector failed: the next look may not.
+    """
+    if folder is None or seen.gone or seen.unseen():
         return
     good = {row["generation_id"] for row in seen.rows}
     ids = part.columns(["generation_id"])["generation_id"].to_pylist()
@@ -255,8 +263,6 @@ def _load(file: Path, beside: str = "") -> dict[str, Tensor] | None:
 
 
 def _save(file: Path, tensors: dict[str, Tensor], beside: str = "") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     content = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
-    save_file(content, temporary, metadata={"sha256": tensors_hash(content.items(), beside)})
-    os.replace(temporary, file)
+    with replacing(file, shared=True) as temporary:
+        save_file(content, temporary, metadata={"sha256": tensors_hash(content.items(), beside)})

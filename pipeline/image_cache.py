@@ -1,6 +1,7 @@
 """Decoded images of a training: a tensor in memory, or a file that is mapped where they do not fit."""
 
 import hashlib
+import math
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import TableError
+from pipeline.files import replacing, writing
 from pipeline.images import decode_image
 from pipeline.models.clip import Clip, to_uint8
 from pipeline.parallel import parallel
@@ -24,7 +26,7 @@ _BLOCK = 64  # images decoded at a time
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Where decoded images go when they need more than `memory_mib`: a .npy file in `folder`, mapped into memory.
+    """Where decoded images go when they need more than `memory_mib`: a file of bytes in `folder`, mapped into memory.
 
     The file is named by what is in it, so that one that was begun is continued and another data set's never taken. A
     second file holds a checksum of every image: one that is not there yet, or damaged, is decoded (again).
@@ -49,19 +51,17 @@ def load_images(ids: Sequence[str], world: Path, clip: Clip, cache: ImageCache |
             done[rows] = True
         _check_complete(ids, done, world)
         return found, False
-    file = cache.folder / f"images-{_key(ids, world, clip)}.npy"
-    try:
+    file = cache.folder / f"images-{_key(ids, world, clip)}.bin"
+    with writing(file):
         _fill(file, ids, world, clip, shape)
-    except OSError as error:
-        raise NearsafeError(f"{file}: cannot write decoded images: {error.strerror or error}") from error
     # Copy on write: the tensor may be written to as any other, the file is not.
-    return torch.from_numpy(np.load(file, mmap_mode="c")), True
+    return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape)), True
 
 
 def _fill(file: Path, ids: Sequence[str], world: Path, clip: Clip, shape: tuple[int, ...]) -> None:
     """Decode into `file` what is not there and whole. Rows reach the disk before their checksums do."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    images, sums = _open(file, np.uint8, shape), _open(file.with_suffix(".sums.npy"), np.int64, shape[:1])
+    images, sums = _open(file, np.uint8, shape), _open(file.with_suffix(".sums.bin"), np.int64, shape[:1])
     done = np.array(parallel(lambda row: bool(sums[row]) and _sum(images[row]) == sums[row], range(len(sums))), bool)
     for rows, decoded in _decode(ids, world, clip, done):
         images[rows] = decoded
@@ -73,16 +73,13 @@ def _fill(file: Path, ids: Sequence[str], world: Path, clip: Clip, shape: tuple[
 
 
 def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
-    """An array in a file, to read and write; new and of zeros where there is none of this form."""
-    try:
-        found = np.lib.format.open_memmap(path, "r+")
-        if (found.dtype, found.shape, found.flags.c_contiguous) == (np.dtype(dtype), shape, True):
-            return found
-    except (FileNotFoundError, ValueError, SyntaxError, EOFError):
-        pass
-    np.lib.format.open_memmap(_aside(path), "w+", dtype, shape).flush()
-    os.replace(_aside(path), path)
-    return np.lib.format.open_memmap(path, "r+")
+    """An array in a file, to read and write; of zeros where there is none."""
+    if not path.is_file():
+        with replacing(path) as temporary, temporary.open("wb") as new:
+            # Claimed at once: a disk that is full says so here, and not by a signal when a page is written.
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            os.posix_fallocate(new.fileno(), 0, size) if hasattr(os, "posix_fallocate") else new.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
 
 
 def _sum(image: np.ndarray) -> int:
@@ -115,7 +112,3 @@ def _key(ids: Sequence[str], world: Path, clip: Clip) -> str:
     for item in ids:
         digest.update(f"\0{item}".encode())
     return digest.hexdigest()[:16]
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.files import replacing, writing
 from pipeline.ids import is_unicode
 from pipeline.layout import MANIFEST, SPEC
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
@@ -58,10 +59,8 @@ def write_table(
     if storage.is_remote(path):
         _store(data, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(data, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        pq.write_table(data, temporary, compression="zstd")
 
 
 def read_table(path: Path | str, name: str, allow_empty: bool = False) -> pa.Table:
@@ -103,11 +102,12 @@ class Output:
         self.path = Path(path)
         self.spec = json.loads(_dump({**spec, "schema_version": SCHEMA_VERSION}))
         self._files: dict[str, dict[str, Any]] = {}
-        if not (resume and self._same_spec()):
-            self._empty()
-        self._written = Written(self.path)
-        (self.path / MANIFEST).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            if not (resume and self._same_spec()):
+                self._empty()
+            self._written = Written(self.path)
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         _write_json(self.path / SPEC, self.spec)
 
     def write(self, file_name: str, table_name: str, table: Rows, metadata: dict[str, str] | None = None) -> None:
@@ -380,6 +380,5 @@ def _dump(value: Any) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_dump(value), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(_dump(value), encoding="utf-8")

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pipeline.files import replacing, writing
 from pipeline.layout import MANIFEST
 
 JOURNAL = ".written.jsonl"
@@ -29,15 +29,14 @@ class Written:
         self.file = folder / JOURNAL
         self.before = _read(folder / MANIFEST) or _read(self.file)
         if self.before:  # before the manifest goes: a run stopped right here loses nothing
-            temporary = self.file.with_name(f"{JOURNAL}.tmp")
-            temporary.write_text("".join(map(_line, self.before.values())), encoding="utf-8")
-            os.replace(temporary, self.file)
+            with replacing(self.file) as temporary:
+                temporary.write_text("".join(map(_line, self.before.values())), encoding="utf-8")
         else:
             self.file.unlink(missing_ok=True)
 
     def add(self, entries: Iterable[dict[str, Any]]) -> None:
         """Note finished files: `name` and `sha256`, and what else the manifest says of them."""
-        with self.file.open("a", encoding="utf-8") as file:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, entries)))
 
     def same(self, entry: dict[str, Any]) -> bool:

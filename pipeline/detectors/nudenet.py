@@ -58,6 +58,7 @@ class NudeNet:
     """Variant N-a. One image per call of the network (its batch size is fixed), images over the CPU's threads."""
 
     name = NAME
+    labels = LABELS
 
     def __init__(self, floor: float = FLOOR, iou: float = IOU, weights: Path | None = None) -> None:
         """Load the weights of the installed package, or of a file. Raises NearsafeError for other weights."""

@@ -1,7 +1,6 @@
 """A finished study becomes tables in docs/findings.md, the same numbers as CSV, and figures beside the page."""
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 import duckdb
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.params import build, load, lookup
 from pipeline.results import frontiers, image_studies, studies
 from pipeline.results.database import connect
@@ -121,11 +121,8 @@ def _named(names: Sequence[str], before: str = "; missing:") -> str:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: round(v, _DIGITS) if isinstance(v, float) else v for k, v in row.items()})
-    os.replace(temporary, path)

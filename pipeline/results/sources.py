@@ -1,12 +1,19 @@
 """Which Parquet files hold which table: only what the manifests below a data directory list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.errors import NearsafeError
-from pipeline.layout import MANIFEST, Data
+from pipeline.layout import MANIFEST, Data, table_file
+from pipeline.schemas import SCHEMAS
 from pipeline.tables import check_hash, read_manifest
+
+# The log of runs: no outputs, and of any age.
+LOG = ("runs", "stage_runs", "run_metrics")
 
 # Tables that questions are asked of. Embeddings and the world's images stay out: they are data, not results.
 TABLES = (
@@ -30,9 +37,7 @@ TABLES = (
     "scores",
     "projections",
     "neighbours",
-    "runs",
-    "stage_runs",
-    "run_metrics",
+    *LOG,
 )
 # What the manifests of scores tell, as a table: not Parquet.
 INPUTS = "inputs"
@@ -72,6 +77,9 @@ def find_sources(root: Path, defences: Sequence[str] | None = None, verify: bool
         if not (directory / MANIFEST).is_file():
             continue
         collection = directory.relative_to(root).as_posix()
+        if directory.parent == data.runs:
+            sources += [Source(table, collection, file) for table, file in _readable_log(directory)]
+            continue
         if directory.parent == data.root / "scores":
             sources.append(Source(INPUTS, collection, directory / MANIFEST))
         for entry in read_manifest(directory)["files"]:
@@ -89,3 +97,20 @@ def find_sources(root: Path, defences: Sequence[str] | None = None, verify: bool
     if not sources:
         raise NearsafeError(f"{root}: no finished table below it; `dvc repro` (or `make repro`) makes them")
     return sources
+
+
+def _readable_log(run: Path) -> Iterator[tuple[str, Path]]:
+    """Tables of one run's log, without those that are damaged: a log must not stop the results."""
+    for table in LOG:
+        file, contract = run / table_file(table), SCHEMAS[table]
+        try:
+            found = pq.read_schema(file)
+        except (OSError, pa.ArrowException):
+            continue
+        wanted = [name for name in contract.schema.names if name not in contract.nullable]
+        known = all(
+            name in contract.schema.names and contract.schema.field(name).equals(found.field(name))
+            for name in found.names
+        )
+        if known and set(wanted) <= set(found.names):
+            yield table, file

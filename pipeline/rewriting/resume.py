@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import replacing
 from pipeline.rewriting.protocol import Rewriter
 
 
@@ -64,11 +64,9 @@ def _read(file: Path, asked: list[list[str]]) -> list[str | None] | None:
 
 
 def _write(file: Path, asked: list[list[str]], answers: list[str | None]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
     shard = {"asked": asked, "answers": answers, "sha256": _hash(asked, answers)}
-    temporary.write_text(json.dumps(shard, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, file)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(shard, ensure_ascii=False), encoding="utf-8")
 
 
 def _hash(asked: list[list[str]], answers: list[str | None]) -> str:

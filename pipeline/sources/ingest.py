@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.agewords import LEXICON_VERSION
 from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.files import replacing
 from pipeline.layout import table_file
 from pipeline.models.hashing import source_hash
 from pipeline.params import to_spec
@@ -61,7 +62,8 @@ def _ingest(knobs: SourcesParams, entries: list[Entry], segments: Segments, log:
         log(f"world: {entry.name}: {kept} of {kept + drops.total()} rows" + _summary(drops))
     segments.output.write(table_file("filters"), "filters", filters)
     if report:
-        (segments.output.path / REPORT).write_text("\n".join(report) + "\n", encoding="utf-8")
+        with replacing(segments.output.path / REPORT) as temporary:
+            temporary.write_text("\n".join(report) + "\n", encoding="utf-8")
         segments.output.add_file(REPORT)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.layout import shard_file
 from pipeline.sources.convert import FILES
 from pipeline.sources.seen import Seen
@@ -70,9 +71,8 @@ class Segments:
         self.state["segments"] += 1
         self.state["files"] = self._files
         self.state["entries"][entry] = progress
-        temporary = self._file.with_name(f"{_STATE}.tmp")
-        temporary.write_text(json.dumps(self.state), encoding="utf-8")
-        os.replace(temporary, self._file)
+        with replacing(self._file) as temporary:
+            temporary.write_text(json.dumps(self.state), encoding="utf-8")
         self._clear()
 
     def finish(self) -> None:
