@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help repro rehearse ui doctor ablation frontier des-ablation attack test faults lint world bench clean env
+.PHONY: help repro rehearse ui doctor ablation frontier des-ablation attack test faults audit lint world bench clean env
 
 VENV := .venv
 STAMP := $(VENV)/.installed
@@ -29,6 +29,7 @@ help:
 	@echo "make attack        attack every defence, also through its own text tower; needs both ablations (long)"
 	@echo "make test          run the tests"
 	@echo "make faults        kill it, fill its disk, feed it hostile files: the long tests of tests/faults (15 minutes)"
+	@echo "make audit         known vulnerabilities of the locked packages; asks PyPI, the only target that needs a network"
 	@echo "make lint          ruff check and ruff format --check"
 	@echo "make world         train the embedded world's models from nothing (hours on CPU, minutes on a GPU)"
 	@echo "make rehearse      both paper profiles end to end, at reduced depth on made-up checkpoints and data"
@@ -56,9 +57,7 @@ doctor: $(STAMP)
 # A study of studies/dvc.yaml, with what it needs of the pipeline and of other studies; each stage with the time that is
 # about left. Stop it at any time: the next call continues.
 ablation frontier des-ablation attack: $(STAMP)
-	@target=studies/dvc.yaml:$(subst -,_,$@)_findings; plan=$$(mktemp); trap 'rm -f "$$plan"' EXIT; \
-	dvc dag --dot "$$target" > "$$plan"; \
-	PYTHONUNBUFFERED=1 dvc repro "$$target" 2>&1 | python -m pipeline.progress --plan "$$plan"
+	@nearsafe repro studies/dvc.yaml:$(subst -,_,$@)_findings
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile -m "not faults"
@@ -67,6 +66,10 @@ test: $(STAMP)
 faults: $(STAMP)
 	@mkdir -p data/bench; rm -f data/bench/faults.jsonl
 	OMP_NUM_THREADS=1 NEARSAFE_FAULTS_LOG=$(CURDIR)/data/bench/faults.jsonl pytest -q -n auto --dist loadfile tests/faults
+
+# Known vulnerabilities of the lock's versions; asks PyPI.
+audit: $(STAMP)
+	python -m tests.audit
 
 lint: $(STAMP)
 	ruff check .
@@ -80,6 +83,7 @@ rehearse: $(STAMP)
 
 bench: $(STAMP)
 	python -m pipeline.bench --out data/bench
+	@echo "python -m pipeline.bench_page data/bench takes this into docs/benchmarks.md"
 
 clean:
 	rm -rf data report .dvc/cache .dvc/tmp .nearsafe/cache

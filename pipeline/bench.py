@@ -7,6 +7,8 @@ prints the median of the ratios of each turn with the lowest and the highest. Tr
 `pipeline/benchmarks/` say what is compared: each has `comparisons()`, which may take `params`, `depth` and `full`.
 Where a line counts its floating-point operations, their share of the device's own matrix product is given, measured
 here, in the same number format. Memory is the most that the built-in way took beyond what was there before it.
+Files that have `growths()` are also timed at N, 2N, 4N and 8N. `--out` keeps ratios.parquet and growth.parquet;
+`python -m pipeline.bench_page FOLDER` takes them into docs/benchmarks.md.
 """
 
 import argparse
@@ -17,35 +19,22 @@ import pkgutil
 import platform
 import statistics
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 import pipeline.benchmarks
+from pipeline.bench_growth import describe_growth, growths_of, measure_growth
+from pipeline.bench_page import write
+from pipeline.bench_timing import extra_memory, matmul_rate, seconds
 from pipeline.errors import NearsafeError, run
 from pipeline.params import DEFAULT_FILE
 from pipeline.precision import pick_device
-
-COLUMNS = pa.schema([
-    ("benchmark", pa.string()), ("title", pa.string()), ("device", pa.string()), ("turns", pa.int32()),
-    ("speed_up", pa.float64()), ("speed_up_low", pa.float64()), ("speed_up_high", pa.float64()),
-    ("plain_seconds", pa.float64()), ("built_in_seconds", pa.float64()),
-    ("unit", pa.string()), ("plain_rate", pa.float64()), ("built_in_rate", pa.float64()),
-    ("share_of_matmul", pa.float64()), ("extra_mib", pa.float64()),
-    ("machine", pa.string()), ("date", pa.string()), ("command", pa.string()),
-])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,21 +64,27 @@ def main(
     depth: int | None,
     full: bool,
 ) -> None:
-    """Print one line per comparison; write benchmarks.parquet and benchmarks.md to `out`. Raises NearsafeError."""
+    """Print one line per comparison and size; write what was measured to `out`. Raises NearsafeError."""
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # read when torch first looks for one
     if device == "cuda" and not torch.cuda.is_available():
         raise NearsafeError("--device cuda: no CUDA device is visible")
     facts = {"machine": machine(), "date": f"{datetime.now(UTC):%Y-%m-%d}", "command": _command()}
     print(f"{facts['machine']}; speed-up = plain / built-in", flush=True)
-    rows = []
+    ratios: list[dict[str, Any]] = []
+    growing: list[dict[str, Any]] = []
     for name, module in benchmarks(only).items():
         for comparison in comparisons_of(module, params=params, depth=depth, full=full):
-            row = {"benchmark": name, **measure(comparison, repeats), **facts}
-            rows.append(row)
-            print(describe(row), flush=True)
+            ratios.append({"benchmark": name, **measure(comparison, repeats), **facts})
+            print(describe(ratios[-1]), flush=True)
             if out is not None:  # after every line: a run of hours that is stopped leaves what it has measured
-                write(rows, out)
+                write(out, ratios, growing)
+        for growth in growths_of(module):
+            rows = [{"benchmark": name, **row, **facts} for row in measure_growth(growth, repeats)]
+            print(*map(describe_growth, rows), sep="\n", flush=True)
+            growing.extend(rows)
+            if out is not None:
+                write(out, ratios, growing)
 
 
 def benchmarks(only: Sequence[str] | None = None) -> dict[str, ModuleType]:
@@ -102,18 +97,29 @@ def benchmarks(only: Sequence[str] | None = None) -> dict[str, ModuleType]:
 
 def comparisons_of(module: ModuleType, **options: Any) -> Iterable[Comparison]:
     """What a module compares; it gets those of the options that its `comparisons` takes."""
+    if not hasattr(module, "comparisons"):
+        return ()
     taken = inspect.signature(module.comparisons).parameters
     return module.comparisons(**{name: value for name, value in options.items() if name in taken})
 
 
 def measure(comparison: Comparison, repeats: int) -> dict[str, Any]:
-    """Time both ways in turns (after one warm-up each): columns of a row, seconds being medians."""
-    comparison.plain()
-    extra = extra_memory(comparison.built_in)
+    """Time both ways in turns: columns of a row, seconds being medians.
+
+    There is one warm-up each before several turns, and none before a single one, which then takes minutes.
+    """
     turns = min(repeats, comparison.turns or repeats)
-    seconds = [(_seconds(comparison.plain), _seconds(comparison.built_in)) for _ in range(turns)]
-    ratios = [plain / built_in for plain, built_in in seconds]
-    plain, built_in = (statistics.median(column) for column in zip(*seconds, strict=True))
+    taken: list[tuple[float, float]] = []
+    if turns > 1:
+        comparison.plain()
+        extra = extra_memory(comparison.built_in)
+        taken.extend((seconds(comparison.plain), seconds(comparison.built_in)) for _ in range(turns))
+    else:
+        first, second = seconds(comparison.plain), []
+        extra = extra_memory(lambda: second.append(seconds(comparison.built_in)))
+        taken.append((first, second[0]))
+    ratios = [plain / built_in for plain, built_in in taken]
+    plain, built_in = (statistics.median(column) for column in zip(*taken, strict=True))
     device = pick_device()[0]
     rate = comparison.flops / built_in if comparison.flops else None
     return {
@@ -138,52 +144,6 @@ def describe(row: dict[str, Any]) -> str:
     return f"{row['title']}: {row['speed_up']:.2f}x ({spread}); {'; '.join(parts)}"
 
 
-def write(rows: Sequence[dict[str, Any]], out: Path) -> None:
-    """The rows as benchmarks.parquet and, as a block for docs/benchmarks.md, as benchmarks.md."""
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows), COLUMNS), out / "benchmarks.parquet")
-    first = rows[0]
-    lines = [
-        f"## {first['date']}, {first['machine']}", "", f"`{first['command']}`", "",
-        "| work (plain / built in) | plain | built in | speed-up, median (range) | rate | of matrix rate | memory |",
-        "|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for row in rows:
-        rate = f"{row['built_in_rate']:.3g} {row['unit']}/s" if row["unit"] else ""
-        share = f"{row['share_of_matmul']:.0%}" if row["share_of_matmul"] else ""
-        lines.append(
-            f"| {row['title']} | {_time(row['plain_seconds'])} | {_time(row['built_in_seconds'])} "
-            f"| {row['speed_up']:.2f}x ({row['speed_up_low']:.2f} to {row['speed_up_high']:.2f}, {row['turns']} turns) "
-            f"| {rate} | {share} | {row['extra_mib']:.0f} MiB |"
-        )
-    (out / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-@cache
-def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations per second of one large square matrix product, the best of several."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    out = torch.empty(size, size, device=device, dtype=dtype)
-    torch.mm(a, b, out=out)
-    return 2 * size**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(10))
-
-
-def extra_memory(call: Callable[[], object]) -> float:
-    """Call it once; the most memory (MiB) it took beyond what was held before: CUDA's, or this process's resident."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        torch.cuda.synchronize()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with _watched() as most:
-        before = most[0]
-        call()
-    return (most[0] - before) / 2**20
-
-
 def machine() -> str:
     """Processor, threads, GPU and torch of this machine, in words."""
     name = platform.processor() or platform.machine()
@@ -201,44 +161,10 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--repeats", type=int, default=7, help="turns per comparison (%(default)s)")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help="files of pipeline/benchmarks; default: all")
     arguments.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    arguments.add_argument("--out", type=Path, help="folder for benchmarks.parquet and benchmarks.md")
+    arguments.add_argument("--out", type=Path, help="folder for ratios.parquet and growth.parquet")
     arguments.add_argument("--depth", type=int, help="layers of the random CLIP; default: those of its true size")
     arguments.add_argument("--full", action="store_true", help="also sizes that take most of an hour")
     return arguments
-
-
-@contextmanager
-def _watched() -> Iterator[list[int]]:
-    """Resident memory of this process, looked at every few milliseconds: a list of one number, its most so far."""
-    process, stop = psutil.Process(), threading.Event()
-    most = [process.memory_info().rss]
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            most[0] = max(most[0], process.memory_info().rss)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield most
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds >= 10 else f"{seconds * 1e3:.0f} ms"
 
 
 def _command() -> str:

@@ -1,7 +1,9 @@
-"""State of an interrupted training, in one safetensors file: it appears whole, by a rename, or not at all."""
+"""State of an interrupted training, in one safetensors file: it appears whole, by a rename, or not at all.
+
+The file holds the hash of its own content: one in which a bit has changed is refused.
+"""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
+from pipeline.models.tensors import tensors_hash
 
 _LOG = ("epoch", "value", "weight", "drift")
 
@@ -72,22 +76,27 @@ def save(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer, 
             tensors[f"optimizer/{key}/{name}"] = value.contiguous()
     for name in _LOG:
         tensors[f"log/{name}"] = torch.tensor(getattr(log, name), dtype=torch.float64)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"state": json.dumps({"step": step, "terms": log.terms})})
-    os.replace(temporary, path)
+    state = json.dumps({"step": step, "terms": log.terms})
+    metadata = {"state": state, "sha256": tensors_hash(sorted(tensors.items()), state)}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def restore(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> tuple[int, Log]:
     """Fill parameters and optimizer from a checkpoint; the step it was taken after, and the log until then.
 
-    Without a checkpoint: step 0 and an empty log. Raises NearsafeError for a file that does not fit the model.
+    Without a checkpoint: step 0 and an empty log. Raises NearsafeError for a file that is damaged or does not fit the
+    model.
     """
     if not path.is_file():
         return 0, Log()
     try:
         with safe_open(path, "pt") as file:
-            state = json.loads(file.metadata()["state"])
+            given = file.metadata()
+            content = ((name, file.get_tensor(name)) for name in sorted(file.keys()))
+            if tensors_hash(content, given["state"]) != given["sha256"]:
+                raise ValueError("damaged, its content is not what was written")
+            state = json.loads(given["state"])
             for name, parameter in parameters.items():
                 parameter.data.copy_(file.get_tensor(f"parameter/{name}"))
             for key in file.keys():

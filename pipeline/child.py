@@ -12,6 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
+from pipeline.orphans import Watch
+
 # As the Makefile sets them: nothing may reach a model hub or report usage, and hashes of strings do not vary.
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -33,13 +35,18 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 class Child:
-    """A command in a session of its own, so that a signal reaches it and all that it started, or none of them."""
+    """A command in a session of its own, so that a signal reaches it and all that it started, or none of them.
 
-    def __init__(self, command: Sequence[str], folder: Path) -> None:
+    Nothing of it is left when its first process ends, or when this process does, be it by `kill -9`.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+        self._watch = Watch()
         self._process = subprocess.Popen(
-            command, cwd=folder, env=environment(), start_new_session=True, stdin=subprocess.DEVNULL,
+            command, cwd=folder, env={**environment(), **(env or {})}, start_new_session=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        self._watch.over(self._process.pid)
 
     def lines(self) -> Iterator[str]:
         """What it prints, errors too, each with the end it had: \\n, or \\r where a progress bar draws over itself."""
@@ -47,21 +54,26 @@ class Child:
         return lines(self._process.stdout)
 
     def wait(self) -> int:
-        """Its exit status."""
-        return self._process.wait()
+        """Its exit status. What it left running is killed."""
+        code = self._process.wait()
+        self.signal(signal.SIGKILL)
+        self._watch.end()
+        return code
 
     def stop(self) -> None:
         """End the whole group: ask with SIGINT, then SIGTERM, then SIGKILL. What it still prints is dropped."""
         try:
             for number, seconds in _GRACE:
-                self._signal(number)
+                self.signal(number)
                 if self._gone(seconds):
-                    return
+                    break
         except KeyboardInterrupt:  # asked again: at once
-            self._signal(signal.SIGKILL)
+            self.signal(signal.SIGKILL)
             self._gone(_GRACE[-1][1])
+        self._watch.end()
 
-    def _signal(self, number: int) -> None:
+    def signal(self, number: int) -> None:
+        """Send a signal to the whole group, as far as it is there."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
 

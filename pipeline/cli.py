@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipeline.commands import doctor, export, fetch, flow, profile, query, report, repro
-from pipeline.errors import NearsafeError
+from pipeline.errors import NearsafeError, disk_error
 
 HELP = """Make CLIP and Stable-Diffusion-style models safer, and show what the safety cost.
 
@@ -38,6 +38,11 @@ class Commands(TyperGroup):
         except BrokenPipeError:  # the reader has had enough (`| head`): no error, and nothing more to flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(0) from None
+        except OSError as error:
+            if (told := disk_error(error, None, wrote=False)) is None:
+                raise
+            print(f"error: {told}", file=sys.stderr)
+            raise typer.Exit(2) from None
 
 
 app = typer.Typer(

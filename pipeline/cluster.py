@@ -22,7 +22,11 @@ from pipeline.precision import pick_device
 ROOT = Path(__file__).resolve().parents[1]
 # What numbers depend on: a worker with another version of these is refused.
 LIBRARIES = ("torch", "transformers", "diffusers", "numpy", "pillow", "pyarrow", "onnxruntime")
-_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "PYTHONHASHSEED", "AWS_ENDPOINT_URL", "AWS_REGION")
+# What a worker needs of this process's settings. No secrets: Ray shows them to everyone who may ask it (docs/scale.md).
+_PASSED_ON = (
+    *("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "PYTHONHASHSEED"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,13 +83,14 @@ def _ray() -> ModuleType:
     try:
         import ray
     except ImportError as error:
-        raise NearsafeError("compute.engine: ray needs Ray: pip install 'nearsafe[cluster]'") from error
+        raise NearsafeError("compute.engine: ray needs Ray, which is not installed: run make env") from error
     return ray
 
 
 def _connect(ray: ModuleType, compute: Compute) -> None:
-    # A cluster of our own is left without its dashboard: no port is opened for people.
-    own = {"include_dashboard": False} if compute.address is None else {"address": compute.address}
+    # A cluster of our own listens on this machine alone, and is left without its dashboard.
+    alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    own = alone if compute.address is None else {"address": compute.address}
     try:
         ray.init(**own, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
@@ -98,9 +103,11 @@ def _start(ray: ModuleType, count: int, task: Task, compute: Compute, log: Log) 
     there = ray.cluster_resources()
     asked = {"CPU": compute.cpus, "GPU": compute.gpus}
     room = min(int(there.get(name, 0) // need) for name, need in asked.items() if need)
-    if compute.workers is None and room < 1:
-        raise NearsafeError(f"compute: no worker with {asked} fits into the cluster's {there.get('CPU', 0)} CPUs "
-                            f"and {there.get('GPU', 0)} GPUs")  # fmt: skip
+    wanted = min(count, compute.workers or 1)
+    if room < wanted:  # those without room would be waited for, for ever
+        raise NearsafeError(f"compute: {wanted} workers with {asked} do not fit into the cluster's "
+                            f"{there.get('CPU', 0)} CPUs and {there.get('GPU', 0)} GPUs: room for {room}; "
+                            "ask for fewer or smaller ones, or add machines")  # fmt: skip
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     passed = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     remote = ray.remote(

@@ -35,6 +35,8 @@ class BucketParams:
 def difficulty(cosines: Sequence[float] | np.ndarray, cuts: Cuts, values: tuple[float, float]) -> np.ndarray:
     """ "easy", "medium" or "hard" (N,) for cosines (N,): a high cosine is easy, and equal cosines fall together."""
     cosines = np.asarray(cosines, np.float64)
+    if not len(cosines):
+        return np.array([], dtype="<U6")
     hard, easy = np.quantile(cosines, values) if cuts == "quantile" else values
     return np.where(cosines >= easy, "easy", np.where(cosines >= hard, "medium", "hard"))
 

@@ -1,6 +1,5 @@
 """Checks of `nearsafe doctor` on what the user brings: parameters, model folders, prompt files, defences."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pipeline import doctor_hub
 from pipeline.doctor import Check
 from pipeline.errors import NearsafeError
 from pipeline.models import hub
+from pipeline.models.folders import check_folder, read_settings
 from pipeline.params import load, section
 
 Checks = Iterator[Check]
@@ -40,9 +40,6 @@ def models(root: Path, params: Path) -> Checks:
             yield Check(where, "missing", str(error), doctor_hub.to_get(Path(folders[name]), fix))
         if name == "clip" and (doubt := _activation(folder)):
             yield Check(where, "warn", doubt, "the wrong activation costs accuracy without any error: docs/models.md")
-        if left := sorted(file.name for file in folder.rglob("*") if file.suffix in hub.PICKLES):
-            fix = "convert it to safetensors if nothing else holds these weights, then delete it"
-            yield Check(where, "warn", f"{folders[name]}: {left[0]} is a pickle and is never loaded", fix)
     yield from doctor_hub.fetched(root, params)
     yield from doctor_hub.imported(root, _section(params, "defences"))
     yield from _fit(root, folders, _section(params, "generate").get("towers") or {})
@@ -114,6 +111,7 @@ def _examine(folder: Path, describe: Callable[[Path], str]) -> str:
     """What a model folder is. Raises NearsafeError naming what lacks."""
     if not folder.is_dir():
         raise NearsafeError(hub.missing(folder))
+    check_folder(folder)
     weights = sorted(folder.rglob("*.safetensors"))
     if not weights:
         raise NearsafeError(hub.no_weights(folder))
@@ -139,16 +137,6 @@ def _product(shape: list[int]) -> int:
     return count
 
 
-def _config(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise NearsafeError(f"{file}: not a readable configuration: {error}") from error
-    if not isinstance(found, dict):
-        raise NearsafeError(f"{file}: not a configuration: expected an object")
-    return found
-
-
 def _clip(folder: Path) -> str:
     from pipeline.models.activation import QUICK, activations, origin
     from pipeline.models.clip_files import check_tokenizer_files, read_config
@@ -166,7 +154,7 @@ def _activation(folder: Path) -> str | None:
     from pipeline.models.activation import disagreement
 
     try:
-        return disagreement(folder, _config(folder / "config.json"))
+        return disagreement(folder, read_settings(folder / "config.json"))
     except NearsafeError:
         return None  # said already
 
@@ -178,21 +166,21 @@ def _diffusion(folder: Path) -> str:
 
     family = family_of(folder)
     parts = ((family.denoiser, "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json"))
-    classes = [str(_config(folder / part / file).get("_class_name")) for part, file in parts]
+    classes = [str(read_settings(folder / part / file).get("_class_name")) for part, file in parts]
     if any(not list((folder / part).glob("*.safetensors")) for part in (family.denoiser, "vae")):
         load_diffusion(folder)  # its own error, which names the part
     return f"{family.name}: {', '.join(classes)}; {', '.join(read_slots(folder))}"
 
 
 def _llava(folder: Path) -> str:
-    kind = _config(folder / "config.json").get("model_type")
+    kind = read_settings(folder / "config.json").get("model_type")
     if kind != "llava":
         raise NearsafeError(f"{folder}: model_type {kind!r}, expected 'llava'")
     return "LLaVA"
 
 
 def _own(folder: Path) -> str:
-    _config(folder / "config.json")
+    read_settings(folder / "config.json")
     return "detector of the world"
 
 
@@ -213,7 +201,7 @@ def _fit(root: Path, folders: dict[str, Any], held: dict[str, Any]) -> Checks:
 
     clip, diffusion = (root / str(folders.get(name)) for name in ("clip", "diffusion"))
     try:
-        values, slots = _config(clip / "config.json"), read_slots(diffusion)
+        values, slots = read_settings(clip / "config.json"), read_slots(diffusion)
     except NearsafeError:
         return  # said above
     if values.get("model_type") != "clip":

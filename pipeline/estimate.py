@@ -77,6 +77,14 @@ def examine_run(root: Path, params: Path, budget: float = 60.0) -> Checks:
     known = [stage for stage in planned if stage.seconds is not None]
     yield from (stage.check() for stage in planned)
     total = sum(stage.seconds or 0.0 for stage in known)
+    if not total:
+        yield Check(
+            "time",
+            "warn",
+            "unknown in all: no stage could be counted and measured",
+            "bring models, or data (see above)",
+        )
+        return
     rest = "" if len(known) == len(planned) else f", without {', '.join(s.name for s in planned if s.seconds is None)}"
     yield Check(
         "time", "ok", f"about {_long(total)} in all, one stage after another{rest}; reading and writing come on top"

@@ -1,11 +1,11 @@
 """Generated images under every detector, the features' network and the undefended CLIP; shard by shard, then let go.
 
 What was found in a shard is kept in a folder of the user's (`.nearsafe/cache`), by hashes of the images and of all that
-looked at them: scoring anew, after a change to a metric or a stop, does not look again. The folder may be deleted.
+looked at them: scoring anew, after a change to a metric or a stop, does not look again. The folder may be deleted. A
+file holds the hash of its content, and of the table beside it: what was damaged is looked at again.
 """
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,35 +13,41 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import images as images_module
 from pipeline import parallel as parallel_module
-from pipeline.detectors import base, nudenet
+from pipeline.detectors import base, nudenet, registry
 from pipeline.detectors import world as world_detector
 from pipeline.detectors.base import error_row, subject_of
 from pipeline.detectors.registry import DetectorParams, Judge, load_judges, load_world_detector
+from pipeline.detectors.watch import watched
 from pipeline.detectors.world import WorldFeatures
 from pipeline.errors import TableError
+from pipeline.files import replacing
 from pipeline.ids import content_id
 from pipeline.images import decode_image
 from pipeline.models import clip as clip_module
 from pipeline.models.clip import Clip, encode_images, load_clip
 from pipeline.models.hashing import source_hash
+from pipeline.models.tensors import tensors_hash
 from pipeline.parallel import parallel
 from pipeline.params import to_spec
 from pipeline.precision import pick_device
 from pipeline.schemas import SCHEMAS
 from pipeline.shards import Part
 from pipeline.tables import read_table, write_table
+from pipeline.world import detector as world_network
+from pipeline.written import file_hash
 
 Row = dict[str, Any]
-_LIBRARIES = ("torch", "transformers", "onnxruntime", "opencv-python-headless", "pillow")
-_MODULES = (base, clip_module, images_module, nudenet, parallel_module, world_detector)
+_LIBRARIES = ("torch", "transformers", "opencv-python-headless", "pillow", "numpy")
+_MODULES = (base, clip_module, images_module, nudenet, parallel_module, registry, world_detector, world_network)
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,19 @@ class Examined:
 
     def errors(self) -> set[str]:
         """Ids of images that failed, or that one detector or more could not examine."""
-        unseen = {row["item_id"] for row in self.detections if row["status"] == "error"}
-        return unseen | {row["generation_id"] for row in self.failed}
+        return self.unseen() | {row["generation_id"] for row in self.failed}
+
+    def unseen(self) -> set[str]:
+        """Ids of images that are there, and that one detector or more could not examine."""
+        errors = {row["item_id"] for row in self.detections if row["status"] == "error"}
+        return errors - {row["generation_id"] for row in self.failed}
 
 
 def make_eyes(clip: Clip, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
     """The detectors that the parameters ask for, on the CLIP's device. Raises NearsafeError for one missing."""
     world = load_world_detector(detector, clip.model.device)
-    return Eyes(load_judges(detectors, world), WorldFeatures(world), clip, batch_size)
+    judges = watched(load_judges(detectors, world), detectors, detector, clip.model.device)
+    return Eyes(judges, WorldFeatures(world), clip, batch_size)
 
 
 def load_eyes(clip: Path, detector: Path, detectors: DetectorParams, batch_size: int) -> Eyes:
@@ -154,7 +165,10 @@ def cache_key(eyes: Eyes, detectors: DetectorParams, what: str) -> str:
         "detectors": {judge.detector.name: judge.detector.hash for judge in eyes.judges},
         "params": to_spec(detectors),
         "models": [eyes.features.name, eyes.clip.hash, eyes.batch_size],
-        "machine": [str(eyes.clip.model.device), torch.get_num_threads()],
+        "machine": [pick_device()[1], str(eyes.clip.model.device), torch.get_num_threads()],
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        # By the module: the build for CUDA is another package of another name.
+        "onnxruntime": [onnxruntime.__version__, nudenet.providers()],
         "versions": {library: version(library) for library in _LIBRARIES},
         "code": source_hash([Path(__file__), *(Path(module.__file__) for module in _MODULES)]),
     }
@@ -163,11 +177,15 @@ def cache_key(eyes: Eyes, detectors: DetectorParams, what: str) -> str:
 
 def recall_shard(folder: Path | None, key: str, part: Part) -> Examined | None:
     """What was found in a shard at another time, or None. A file that is broken counts as none."""
-    if folder is None or not (tensors := _load(folder / f"{key}.safetensors")):
+    if folder is None:
         return None
+    table = folder / f"{key}.parquet"
     try:
-        detections = read_table(folder / f"{key}.parquet", "detections", allow_empty=True).to_pylist()
-    except TableError:
+        tensors = _load(folder / f"{key}.safetensors", file_hash(table))
+        detections = read_table(table, "detections", allow_empty=True).to_pylist()
+    except (TableError, OSError):
+        return None
+    if tensors is None:
         return None
     rows = part.columns([name for name in SCHEMAS[part.table].schema.names if name != "image"]).to_pylist()
     if len(rows) != len(tensors["good"]):
@@ -181,8 +199,10 @@ def recall_shard(folder: Path | None, key: str, part: Part) -> Examined | None:
 
 
 def keep_shard(folder: Path | None, key: str, part: Part, seen: Examined) -> None:
-    """Keep what was found; nothing where images are gone, whose facts are in their own directory."""
-    if folder is None or seen.gone:
+    """Keep what was found; nothing where images are gone, whose facts are in their own directory, and nothing where a
+    detector failed: the next look may not.
+    """
+    if folder is None or seen.gone or seen.unseen():
         return
     good = {row["generation_id"] for row in seen.rows}
     ids = part.columns(["generation_id"])["generation_id"].to_pylist()
@@ -190,7 +210,8 @@ def keep_shard(folder: Path | None, key: str, part: Part, seen: Examined) -> Non
     if seen.rows:
         tensors |= {"features": torch.cat(seen.features), "embeddings": torch.cat(seen.embeddings)}
     write_table(folder / f"{key}.parquet", "detections", seen.detections, shard=True)
-    _save(folder / f"{key}.safetensors", tensors)  # last: it says that both are there
+    beside = file_hash(folder / f"{key}.parquet")
+    _save(folder / f"{key}.safetensors", tensors, beside)  # last: it says that both are there
 
 
 def cached_features(folder: Path | None, key: str, make: Callable[[], Tensor]) -> Tensor:
@@ -230,15 +251,18 @@ def _recall(eyes: Eyes, row: Row, before: Sequence[Row], where: str) -> list[Row
     return found
 
 
-def _load(file: Path) -> dict[str, Tensor] | None:
+def _load(file: Path, beside: str = "") -> dict[str, Tensor] | None:
+    """Tensors of a file that is there and whole; `beside`: hash of the table that belongs to it."""
     try:
-        return load_file(file)
+        with safe_open(file, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in sorted(opened.keys())}
+            whole = (opened.metadata() or {}).get("sha256") == tensors_hash(tensors.items(), beside)
     except (OSError, SafetensorError):
         return None
+    return tensors if whole else None
 
 
-def _save(file: Path, tensors: dict[str, Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-    os.replace(temporary, file)
+def _save(file: Path, tensors: dict[str, Tensor], beside: str = "") -> None:
+    content = {name: tensor.contiguous() for name, tensor in sorted(tensors.items())}
+    with replacing(file, shared=True) as temporary:
+        save_file(content, temporary, metadata={"sha256": tensors_hash(content.items(), beside)})

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.defences.registry import Defence, read_defence
 from pipeline.errors import NearsafeError
 from pipeline.exporting_parts import PARTS, Part, write_adapter, write_text, write_vision
+from pipeline.files import writing
 from pipeline.layout import SPEC, Data, seed_folder
 from pipeline.model_card import Card, render_card, shown
 from pipeline.models.hashing import model_hash
@@ -71,14 +72,15 @@ def export_defence(
     _check_free(out, force)
     partial = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        facts = _write_parts(params, defence, Data(data), checkpoint, spec, parts, partial)
-        if (found := model_hash(partial / CLIP if "clip" in parts else checkpoint)) != digest:
-            raise NearsafeError(f"{checkpoint}: it changed while it was copied: {digest} became {found}")
-        card = _card(params, defence, data, seed, digest, spec, facts)
-        (partial / CARD).write_text(render_card(card), encoding="utf-8")
-        _publish(partial, out)
+        with writing(out):
+            partial.mkdir(parents=True)
+            facts = _write_parts(params, defence, Data(data), checkpoint, spec, parts, partial)
+            if (found := model_hash(partial / CLIP if "clip" in parts else checkpoint)) != digest:
+                raise NearsafeError(f"{checkpoint}: it changed while it was copied: {digest} became {found}")
+            card = _card(params, defence, data, seed, digest, spec, facts)
+            (partial / CARD).write_text(render_card(card), encoding="utf-8")
+            _publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Exported(out, name, seed, digest, parts)

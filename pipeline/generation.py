@@ -5,7 +5,7 @@ derived from its id), never from the defence or the training seed: columns of di
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,17 @@ from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models.callbacks import Callbacks
 from pipeline.models.clip import load_clip
 from pipeline.models.conditioning import Conditioner
-from pipeline.models.diffusion import Diffusion, Precision, conditioner, load_diffusion, sampling_dtype
+from pipeline.models.diffusion import Diffusion, Precision, conditioner, load_diffusion, settled_precision
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES, generate
 from pipeline.models.schedulers import Name as Scheduler
 from pipeline.models.schedulers import with_scheduler
 from pipeline.parallel import stream
 from pipeline.params import section, to_spec
-from pipeline.precision import pick_device
+from pipeline.precision import DTYPES, pick_device
 from pipeline.prompts import Admitted, admit, noise_seed
 from pipeline.run_seeds import Seeds, read_seeds
-from pipeline.shards import output_hash
+from pipeline.shards import output_hash, verified
 from pipeline.tables import Output, read_output
 
 DEFAULT_SECTION = "generate"
@@ -52,10 +52,10 @@ class GenerateParams:
 
     `batch_size` images are sampled together, `shard_size` rows make a file and the unit of resume. `prompt_sets` are
     the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all), or as many as `limits`
-    says of a set. `precision` is that of denoiser and VAE (auto: fp32 on a CPU, bf16 on a GPU). `towers` says what
-    further slots of a diffusion model with several text encoders hold: {text_encoder_2: a CLIP folder, or null for the
-    diffusion folder's own}; the defended tower goes where it fits. `scheduler` samples in place of the folder's own,
-    with its noise schedule.
+    says of a set. `precision` is that of denoiser and VAE (auto: fp32 on a CPU, bf16 on a GPU, by the machine that
+    starts the run). `towers` says what further slots of a diffusion model with several text encoders hold:
+    {text_encoder_2: a CLIP folder, or null for the diffusion folder's own}; the defended tower goes where it fits.
+    `scheduler` samples in place of the folder's own, with its noise schedule.
     """
 
     steps: int
@@ -126,7 +126,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Painter:
-    """How every image of a run is made. Its models are loaded once; of the checkpoints, the one that was last asked."""
+    """How every image of a run is made. Its models are loaded once; of the checkpoints, the one that was last asked.
+
+    The precision of `knobs` is settled, not "auto": every worker computes in the same one.
+    """
 
     defence: Defence
     root: int
@@ -134,16 +137,15 @@ class Painter:
     diffusion: Path
 
     def load(self) -> "Studio":
-        """The diffusion model on this machine's device. Raises NearsafeError."""
-        device, _ = pick_device()
-        model = load_diffusion(self.diffusion, device, sampling_dtype(self.knobs.precision, device)[0])
+        """The diffusion model on this machine's device, in the driver's number format. Raises NearsafeError."""
+        model = load_diffusion(self.diffusion, pick_device()[0], DTYPES[self.knobs.precision])
         return Studio(with_scheduler(model, self.knobs.scheduler))
 
     def paint(self, studio: "Studio", asked: Asked) -> list[Row]:
         """Rows of table "generations" of one shard."""
         if studio.folder != asked.folder:
             studio.sampling = None  # let the last tower go first
-            clip = load_clip(asked.folder, studio.diffusion.device)
+            clip = load_clip(verified(asked.folder), studio.diffusion.device)
             tower = conditioner(clip, studio.diffusion, asked.folder, self.knobs.towers)
             own = (self.knobs, studio.diffusion, tower, self.defence.callbacks())
             studio.folder, studio.sampling = asked.folder, Sampling(self.defence.name, asked.seed, self.root, *own)
@@ -184,7 +186,9 @@ def generate_defence(
     if not admitted.table.num_rows:
         raise NearsafeError(f"{prompts}: no prompt is left after the filters {', '.join(r['filter'] for r in filters)}")
     device, reason = pick_device()
-    log(f"generate: {reason}; {sampling_dtype(knobs.precision, device)[1]}")
+    precision, why = settled_precision(knobs.precision, device)
+    knobs = replace(knobs, precision=precision)  # goes into the spec: a run continued elsewhere does not mix
+    log(f"generate: {reason}; {why}")
     inputs = {"prompts": admitted.hash, "checkpoints": output_hash(checkpoints), "diffusion": model_hash(diffusion)}
     inputs |= {name: model_hash(folder) for name, folder in knobs.towers.items() if folder is not None}
     painter = Painter(defence, seeds.seed, knobs, diffusion)

@@ -1,7 +1,9 @@
 """Decoded images of a training: a tensor in memory, or a file that is mapped where they do not fit."""
 
 import hashlib
+import math
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,8 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import TableError
+from pipeline.files import replacing, writing
 from pipeline.images import decode_image
 from pipeline.models.clip import Clip, to_uint8
 from pipeline.parallel import parallel
@@ -23,9 +26,10 @@ _BLOCK = 64  # images decoded at a time
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Where decoded images go when they need more than `memory_mib`: a .npy file in `folder`, mapped into memory.
+    """Where decoded images go when they need more than `memory_mib`: a file of bytes in `folder`, mapped into memory.
 
-    The file is named by what is in it, so that one that was begun is continued and another data set's never taken.
+    The file is named by what is in it, so that one that was begun is continued and another data set's never taken. A
+    second file holds a checksum of every image: one that is not there yet, or damaged, is decoded (again).
     """
 
     folder: Path
@@ -47,34 +51,40 @@ def load_images(ids: Sequence[str], world: Path, clip: Clip, cache: ImageCache |
             done[rows] = True
         _check_complete(ids, done, world)
         return found, False
-    file = cache.folder / f"images-{_key(ids, world, clip)}.npy"
-    try:
+    file = cache.folder / f"images-{_key(ids, world, clip)}.bin"
+    with writing(file):
         _fill(file, ids, world, clip, shape)
-    except OSError as error:
-        raise NearsafeError(f"{file}: cannot write decoded images: {error.strerror or error}") from error
     # Copy on write: the tensor may be written to as any other, the file is not.
-    return torch.from_numpy(np.load(file, mmap_mode="c")), True
+    return torch.from_numpy(np.memmap(file, np.uint8, "c", shape=shape)), True
 
 
 def _fill(file: Path, ids: Sequence[str], world: Path, clip: Clip, shape: tuple[int, ...]) -> None:
-    """Decode into `file`. A second file says which rows are there: rows reach the disk before they are marked."""
-    marks = file.with_suffix(".done.npy")
-    if file.is_file() and not marks.is_file():
-        return
+    """Decode into `file` what is not there and whole. Rows reach the disk before their checksums do."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    if not (file.is_file() and marks.is_file()):  # the marks first: without them a file counts as finished
-        for path, dtype, size in ((marks, bool, shape[:1]), (file, np.uint8, shape)):
-            np.lib.format.open_memmap(_aside(path), "w+", dtype, size).flush()
-            os.replace(_aside(path), path)
-    images = np.lib.format.open_memmap(file, "r+")
-    done = np.lib.format.open_memmap(marks, "r+")
+    images, sums = _open(file, np.uint8, shape), _open(file.with_suffix(".sums.bin"), np.int64, shape[:1])
+    done = np.array(parallel(lambda row: bool(sums[row]) and _sum(images[row]) == sums[row], range(len(sums))), bool)
     for rows, decoded in _decode(ids, world, clip, done):
         images[rows] = decoded
         images.flush()
+        sums[rows] = [_sum(image) for image in decoded]
+        sums.flush()
         done[rows] = True
-        done.flush()
     _check_complete(ids, done, world)
-    marks.unlink()
+
+
+def _open(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """An array in a file, to read and write; of zeros where there is none."""
+    if not path.is_file():
+        with replacing(path) as temporary, temporary.open("wb") as new:
+            # Claimed at once: a disk that is full says so here, and not by a signal when a page is written.
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            os.posix_fallocate(new.fileno(), 0, size) if hasattr(os, "posix_fallocate") else new.truncate(size)
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def _sum(image: np.ndarray) -> int:
+    """CRC-32 of an image's bytes, and one more: 0 says that there is none."""
+    return zlib.crc32(np.ascontiguousarray(image)) + 1
 
 
 def _decode(ids: Sequence[str], world: Path, clip: Clip, done: np.ndarray) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -102,7 +112,3 @@ def _key(ids: Sequence[str], world: Path, clip: Clip) -> str:
     for item in ids:
         digest.update(f"\0{item}".encode())
     return digest.hexdigest()[:16]
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")

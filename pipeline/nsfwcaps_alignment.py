@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, encode_texts, load_clip
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
+from pipeline.models.loading import check_whole, loading
 from pipeline.precision import pick_device
 
 
@@ -101,13 +101,12 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     local = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **local)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NearsafeError(f"{folder}: not a loadable text encoder folder: {reason}") from error
+    with loading(folder, "text encoder folder"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
+        model, report = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
+        )
+    check_whole(folder, type(model).__name__, model, report)
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
     if hasattr(model, "get_text_features"):

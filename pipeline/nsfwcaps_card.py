@@ -1,6 +1,5 @@
 """The data card that lies beside the tables of NSFWCaps."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.files import replacing
 from pipeline.rewriting.wording import WORDING_VERSION
 
 CARD = "card.md"
@@ -33,9 +33,8 @@ def write_card(
     folder: Path, facts: Facts, pairs: Sequence[Row], captions: Sequence[Row], filters: Iterable[Row]
 ) -> str:
     """Write the card into an output directory (atomically) and return its name, for `Output.add_file`."""
-    temporary = folder / f".{CARD}.tmp"
-    temporary.write_text(card(facts, pairs, captions, filters), encoding="utf-8")
-    os.replace(temporary, folder / CARD)
+    with replacing(folder / CARD) as temporary:
+        temporary.write_text(card(facts, pairs, captions, filters), encoding="utf-8")
     return CARD
 
 

@@ -31,7 +31,7 @@ def take_given(world: Path, splits: Sequence[str], out: Path, log: Log) -> None:
     A pair may lack images. A world without such a pair leaves a finished output without rows, and a line that says so.
     Raises TableError for a pair whose caption or image the world lacks.
     """
-    captions = read_output(world, "captions")
+    captions = read_output(world, "captions", allow_empty=True)
     given = read_output(world, "pairs", allow_empty=True)
     given = given.filter(pc.is_in(given["split"], value_set=pa.array(list(splits), pa.string())))
     texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))

@@ -10,7 +10,6 @@ the address too.
 import argparse
 import csv
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 
 from pipeline.agewords import LEXICON_VERSION, filter_age_words
 from pipeline.errors import NearsafeError, TableError, run
+from pipeline.files import replacing
 from pipeline.ids import content_id
 from pipeline.layout import table_file
 from pipeline.nsfwcaps_card import Facts, write_card
@@ -86,17 +86,15 @@ def export_published(output: Path, split: str = "benchmark") -> pa.Table:
 
 def write_published(table: pa.Table, file: Path) -> None:
     """Write an exported table as CSV or Parquet, by the suffix of `file`: temporary file, then rename."""
-    temporary = file.with_name(f".{file.name}.tmp")
     kind = _kind(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "parquet":
-        pq.write_table(table, temporary, compression="zstd")
-    else:
+    with replacing(file) as temporary:
+        if kind == "parquet":
+            pq.write_table(table, temporary, compression="zstd")
+            return
         with temporary.open("w", encoding="utf-8", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(zip(*(table[name].to_pylist() for name in COLUMNS), strict=True))
-    os.replace(temporary, file)
 
 
 def write_import(file: Path, split: str, out: Path) -> list[Row]:

@@ -21,7 +21,7 @@ def load(path: Path) -> dict[str, Any]:
         values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise NearsafeError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, ValueError, RecursionError) as error:  # a date that is none, lists in lists in lists
         raise NearsafeError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise NearsafeError(f"{path}: expected a mapping of sections, got {_name(values)}")

@@ -1,7 +1,6 @@
 """Profiles: named overlays on params.yaml that set what a paper says, checked against the code that reads them."""
 
 import difflib
-import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.overlay import lay_over
 from pipeline.params import build, load
 
@@ -73,14 +73,12 @@ def write_profile(params: Path, profile: Profile) -> bool:
     Raises NearsafeError, and leaves the file as it is, where the result could not be read by the stages.
     """
     old, new = params.read_text(encoding="utf-8"), overlay(params, profile)
-    temporary = params.with_name(f".{params.name}.tmp")
-    temporary.write_text(new, encoding="utf-8")
-    try:
-        check(temporary)
-    except NearsafeError as error:
-        temporary.unlink()
-        raise NearsafeError(str(error).replace(str(temporary), f"{profile.path} over {params}")) from error
-    os.replace(temporary, params)
+    with replacing(params) as temporary:
+        temporary.write_text(new, encoding="utf-8")
+        try:
+            check(temporary)
+        except NearsafeError as error:
+            raise NearsafeError(str(error).replace(str(temporary), f"{profile.path} over {params}")) from error
     return new != old
 
 

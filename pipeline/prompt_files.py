@@ -19,9 +19,10 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import NearsafeError, TableError
-from pipeline.ids import content_id
+from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.ids import content_id, is_unicode
 from pipeline.prompts import OTHERS
+from pipeline.tables import UNREADABLE
 
 Row = dict[str, Any]
 Name = Literal[
@@ -170,6 +171,8 @@ def _prompt(name: str, file: PromptFile, columns: Mapping[str, str], place: str,
         shown = repr(given) if len(given) <= 40 and re.fullmatch(_DIGIT_LIKE, given.strip()) else _length(given)
         return TableError(f"{file.path}: column {columns[field]!r}, {place}: {shown} is not {expected}")
 
+    if wrong := next((column for column, value in row.items() if not is_unicode(value)), None):
+        raise TableError(f"{file.path}: column {_shown(wrong)}, {place}: {_length(row[wrong])} is no valid Unicode")
     seed, guidance, text = cell("seed"), cell("guidance"), row[columns["text"]].strip()
     if "seed" in columns and (seed is None or not re.fullmatch(r"\d{1,18}(\.0+)?", seed)):  # pandas writes "7.0"
         raise refuse("seed", "a whole number from 0 to 10**18 - 1")
@@ -235,17 +238,21 @@ def _read_csv(content: bytes, file: PromptFile) -> Parsed:
 def _read_parquet(content: bytes, file: PromptFile) -> Parsed:
     try:
         table = pq.ParquetFile(pa.BufferReader(content)).read()
-    except (pa.ArrowException, OSError) as error:
-        raise TableError(f"{file.path}: not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return table.column_names, [(f"row {number}", _texts(row)) for number, row in enumerate(table.to_pylist())]
+        rows = table.to_pylist()
+    except UNREADABLE as error:
+        raise TableError(f"{file.path}: not a readable Parquet file: {reason(error)}") from error
+    return table.column_names, [(f"row {number}", _texts(row)) for number, row in enumerate(rows)]
 
 
 def _read_json(content: bytes, file: PromptFile) -> Parsed:
     """A list of objects, or an object whose values hold such lists (CoPro: ID_train_data, ID_test_data, ...)."""
     try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise TableError(f"{file.path}: not a readable JSON file: {error}") from error
+        return _rows_of(json.loads(content), file)
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{file.path}: not a readable JSON file: {reason(error)}") from error
+
+
+def _rows_of(value: Any, file: PromptFile) -> Parsed:
     lists = value if isinstance(value, dict) else {"": value}
     lists = {key: rows for key, rows in lists.items() if isinstance(rows, list) and rows and isinstance(rows[0], dict)}
     for split in file.splits or ():

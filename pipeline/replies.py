@@ -31,7 +31,7 @@ from pipeline.params import section, to_spec
 from pipeline.precision import DTYPES, pick_device
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.seeds import derive
-from pipeline.shards import iterate_output, output_hash
+from pipeline.shards import iterate_output, output_hash, verified
 from pipeline.tables import Output, check_references, read_output
 
 Row = dict[str, Any]
@@ -145,7 +145,7 @@ def admit_images(world: Path, knobs: ReplyParams) -> Shown:
     caption_id that the world lacks, NearsafeError naming a split that the world lacks, and a set that the filter
     empties.
     """
-    captions = {row["caption_id"]: row["text"] for row in read_output(world, "captions").to_pylist()}
+    captions = {row["caption_id"]: row["text"] for row in read_output(world, "captions", allow_empty=True).to_pylist()}
     paired = _paired_captions(world, captions)
     by_split: dict[str, list[Row]] = {}
     for file, table in iterate_output(world, "images"):
@@ -246,7 +246,7 @@ def _row(speaking: Speaking, image: Row, text: str | None, error: str | None) ->
 
 def _swapped(llava: Llava, folder: Path, device: Any) -> Llava:
     try:
-        return with_vision_tower(llava, load_clip(folder, device))
+        return with_vision_tower(llava, load_clip(verified(folder), device))
     except NearsafeError as error:
         raise NearsafeError(f"{folder}: {error}") from error
 

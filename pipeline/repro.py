@@ -3,22 +3,25 @@
 DVC decides what runs and does it; stopping this, or never using it, leaves everything as plain `dvc repro` would.
 """
 
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.child import Child, environment, interruptible
 from pipeline.errors import NearsafeError
 from pipeline.fetching import read_pins, references
-from pipeline.layout import Data, Results, table_file
+from pipeline.layout import Data, Results
 from pipeline.models import hub
 from pipeline.progress import Done, Progress, duration
 
 if TYPE_CHECKING:
+    from pipeline.flows.lock import Holder
     from pipeline.runs import RunRecord
 
 Row = dict[str, Any]
@@ -32,7 +35,7 @@ _NO_RUN = frozenset({"--dry", "-h", "--help", "-i", "--interactive"})
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `stages`: by name; `before`, `after`: rows of metrics.json before and after it."""
+    """How a run ended. `stages`: by name; `before`, `after`: rows of metrics.json, none where no stage was to run."""
 
     state: EndState
     stages: dict[str, Done]
@@ -44,21 +47,40 @@ class Outcome:
 def reproduce(root: Path, targets: Sequence[str], options: Sequence[str], show: Say) -> Outcome:
     """Run `dvc repro` with these targets and options in the repository at `root`; each line of it goes to `show`.
 
-    A run in which a stage runs is recorded below data/runs. Ctrl-C, SIGTERM and a closed terminal end DVC and its
-    stage; then KeyboardInterrupt is raised. Raises NearsafeError where `root` is no repository, for a target that does
-    not exist, and for options that DVC does not take.
+    Where no stage is out of date DVC is not even started. A run in which a stage runs is recorded below data/runs.
+    Ctrl-C, SIGTERM and a closed terminal end DVC and its stage; then KeyboardInterrupt is raised. Raises NearsafeError
+    where `root` is no repository, where another run holds it, for a target that does not exist, and for options that
+    DVC does not take.
     """
     if not (root / "dvc.yaml").is_file():
         raise NearsafeError(f"{root.resolve()}: no dvc.yaml: call `nearsafe repro` in the folder of the clone")
     _check_models(root, targets, show)
+    from pipeline.flows.lock import hold
+
+    runs = not _NO_RUN.intersection(options)
+    what = shlex.join(["nearsafe", "repro", *options, *targets])
+    with hold(root.resolve(), what) if runs else nullcontext() as holder:
+        return _reproduce(root, targets, options, show, holder)
+
+
+def _reproduce(
+    root: Path, targets: Sequence[str], options: Sequence[str], show: Say, holder: "Holder | None"
+) -> Outcome:
+    """`reproduce` for the one who holds the clone, None where nothing is run."""
+    start = time.monotonic()
     metrics, data = Results(root / "results").metrics, Data(root / "data").root
-    before = _metrics(metrics)
     progress = _plan(root, targets, options, data)
-    if progress.stale and (left := progress.left()):
+    if progress.planned and not progress.stale:
+        show("Data and pipelines are up to date.\n")
+        return Outcome(
+            "completed", dict.fromkeys(progress.planned, Done("up_to_date")), time.monotonic() - start, [], []
+        )
+    before = _metrics(metrics)
+    if left := progress.left():
         show(
             f"{len(progress.stale)} of {len(progress.planned)} stages to run: about {duration(left)}, by earlier runs\n"
         )
-    log = _Log(root, data, targets, enabled=not _NO_RUN.intersection(options))
+    log = _Log(root, data, targets, holder)
     start = time.monotonic()
     try:
         code = _follow(root, [*options, *targets], progress, log, show, start)
@@ -75,24 +97,26 @@ def reproduce(root: Path, targets: Sequence[str], options: Sequence[str], show: 
 class _Log:
     """The record of a run, from the first stage that is more than up to date: a run of nothing leaves none."""
 
-    def __init__(self, root: Path, data: Path, targets: Sequence[str], enabled: bool) -> None:
-        self._root, self._data, self._targets, self._enabled = root, data, targets, enabled
+    def __init__(self, root: Path, data: Path, targets: Sequence[str], holder: "Holder | None") -> None:
+        self._root, self._data, self._targets, self._holder = root, data, targets, holder
         self._record: RunRecord | None = None
         self._told: dict[str, Done] = {}
 
     def tell(self, progress: Progress) -> None:
         """Write down what has become of stages since it was last written."""
         idle = not progress.running and all(done.state == "up_to_date" for done in progress.ended.values())
-        if not self._enabled or (idle and self._record is None):
+        if self._holder is None or (idle and self._record is None):
             return
+        from pipeline.flows.lock import write
         from pipeline.runs import RunRecord
 
         if self._record is None:
             self._record = RunRecord.start(self._data, "repro", targets=self._targets, revision=revision(self._root))
+            write(self._root.resolve(), replace(self._holder, run_id=self._record.run_id))
         for name, done in progress.ended.items():
             if self._told.get(name) != done:
                 self._told[name] = done
-                self._record.stage(name, done.state, done.seconds, reason=done.reason)
+                self._record.stage(name, done.state, done.seconds, reason=done.reason, peak_mb=done.peak_mb)
 
     def finish(self, state: EndState, progress: Progress, metrics: Path | None) -> None:
         """End the record; after a failure, stages that DVC did not come to are named as such."""
@@ -107,14 +131,11 @@ class _Log:
 
 def past_seconds(data: Path) -> dict[str, float]:
     """Seconds of every stage when it last ran, by the log of runs below the data directory; {} where there is none."""
-    from pipeline.tables import read_table
+    from pipeline.runs import read_log
 
     found: dict[str, float] = {}
     for folder in sorted(Data(data).runs.glob("*/")):  # ids sort as runs began
-        try:
-            rows = read_table(folder / table_file("stage_runs"), "stage_runs").to_pylist()
-        except NearsafeError:  # a run that had not come to a stage, or was killed while it wrote: nothing to learn
-            continue
+        rows = read_log(folder, "stage_runs")  # none of a run that had not come to a stage, or was killed as it wrote
         found |= {row["stage"]: row["seconds"] for row in rows if row["state"] == "ran" and row["seconds"] is not None}
     return found
 
@@ -136,7 +157,7 @@ def _plan(root: Path, targets: Sequence[str], options: Sequence[str], data: Path
     from pipeline.flows.graph import make_plan
 
     plan = make_plan(root, targets, "--force" in options)
-    return Progress(plan.stages, plan.steps, past_seconds(data))
+    return Progress(plan.stages, plan.steps, past_seconds(data) if plan.steps else {})
 
 
 def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log, show: Say, start: float) -> int:
@@ -181,6 +202,6 @@ def _check_models(root: Path, targets: Sequence[str], show: Say) -> None:
 
 
 def _metrics(path: Path) -> list[Row]:
-    from pipeline.runs import metrics_rows
+    from pipeline.runs import known_metrics
 
-    return metrics_rows(path) if path.is_file() else []
+    return known_metrics(path)

@@ -152,9 +152,9 @@ SCHEMAS: dict[str, Table] = {
         kind="repro|flow",
         state="running|completed|failed|cancelled",
     ),
-    # cached: DVC restored the outputs of an equal run.
+    # cached: DVC restored the outputs of an equal run. `peak_mb`: MiB of memory at most, as the stage itself said.
     "stage_runs": _table(
-        "run_id, stage, state, seconds f64?, device?, reason?",
+        "run_id, stage, state, seconds f64?, device?, reason?, peak_mb f64?",
         "run_id stage",
         state="ran|cached|up_to_date|failed|not_run",
     ),

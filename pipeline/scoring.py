@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import torch
 
 from pipeline.compute import Task, read_compute
@@ -27,12 +28,12 @@ from pipeline.scoring_items import Encoder
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_separation import Separation, read_separation
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks
-from pipeline.shards import iterate_output, output_hash
+from pipeline.shards import iterate_output, output_hash, verified
 from pipeline.tables import Output, check_references, read_output
 
 Log = Callable[[str], None]
 DEFAULT_SECTION = "score"
-_LIBRARIES = ("torch", "transformers", "torchmetrics", "onnxruntime", "opencv-python-headless")
+_LIBRARIES = ("torch", "transformers", "torchmetrics", "opencv-python-headless")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def score_defence(
     material = Material(base, tasks, items, generated, separation, replied)
     rows, outcomes, neighbours, projections = [], [], [], []
     for seed in chosen.seeds:
-        clip = load_clip(inputs.checkpoints / seed_folder(seed), device)
+        clip = load_clip(verified(inputs.checkpoints / seed_folder(seed)), device)
         scores = Scores(defence, seed, clip.hash)
         projections += material.score(scores, clip, knobs, chosen.seed)
         log(f"score: {defence}, seed {seed}: {len(scores.rows)} scores")
@@ -184,5 +185,5 @@ def _spec(
         "images_only": inputs.images_only,
         "detectors": {judge.detector.name: judge.detector.hash for judge in judges},
         "inputs": inputs.hashes(),
-        "versions": {library: version(library) for library in _LIBRARIES},
+        "versions": {library: version(library) for library in _LIBRARIES} | {"onnxruntime": onnxruntime.__version__},
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.detectors.base import Subject, detection_rows, error_row
+from pipeline.detectors.base import Subject, error_row, examine
 from pipeline.detectors.registry import Judge
 from pipeline.detectors.text import named
 from pipeline.metrics.asr import attack_success
@@ -28,7 +28,7 @@ WORDS = "grammar-words"
 def examine_replies(judges: Sequence[Judge], replies: Sequence[Row]) -> list[Row]:
     """Rows of table "detections" for rows of table "replies" (item_id = reply_id, prompt_set = image_set).
 
-    A reply that failed is an error row per detector.
+    A reply that failed, and one that a detector fails on, is an error row of that detector.
     """
     good = [row for row in replies if row["status"] == "ok"]
     found = []
@@ -37,8 +37,7 @@ def examine_replies(judges: Sequence[Judge], replies: Sequence[Row]) -> list[Row
         for row in replies:
             if row["status"] != "ok":
                 found.append(error_row(detector, _subject(row), f"reply failed: {row['error']}"))
-        for row, findings in zip(good, detector.detect([row["text"] for row in good]), strict=True):
-            found += detection_rows(detector, _subject(row), findings)
+        found += examine(detector, [_subject(row) for row in good], [row["text"] for row in good])
     return found
 
 
@@ -48,16 +47,17 @@ def score_replies(
 ) -> None:  # fmt: skip
     """Rows per image set of one training seed: errors, the share of unsafe replies by every detector and rule, recall.
 
-    A failed reply is in no share (it is not safe): errors stand beside it. Recall is of safe sets whose images have
-    labels in the world's vocabulary.
+    A failed reply is not safe: the intervals of shares span both answers, errors stand beside them. Recall is of safe
+    sets whose images have labels in the world's vocabulary.
     """
     own = [row for row in replies if row["seed"] == scores.seed]
     for name in dict.fromkeys(row["image_set"] for row in own):
         rows = [row for row in own if row["image_set"] == name]
         benchmark = f"reply/{name}"
-        failed = sum(row["status"] != "ok" for row in rows)
-        scores.add(benchmark, "", "errors", Estimate(failed, len(rows)), data_hash)
         ids = {row["reply_id"] for row in rows}
+        failed = {row["reply_id"] for row in rows if row["status"] != "ok"}
+        failed |= {row["item_id"] for row in detections if row["status"] != "ok"} & ids
+        scores.add(benchmark, "", "errors", Estimate(len(failed), len(rows)), data_hash)
         for judge in judges:
             detector = judge.detector.name
             found = [row for row in detections if row["item_id"] in ids and row["detector"] == detector]

@@ -5,9 +5,13 @@ too: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL for storage other than Amazon's, AW
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from pipeline.errors import NearsafeError
 
@@ -33,9 +37,18 @@ def open_input(path: Path | str) -> Any:
     return _files().open_input_file(_key(path)) if is_remote(path) else path
 
 
-def open_output(path: str) -> Any:
-    """A file of storage to write; it is there whole when closed, or not at all."""
-    return _files().open_output_stream(_key(path))
+@contextmanager
+def open_output(path: str) -> Iterator[pa.NativeFile]:
+    """A file of storage to write: it is sent when the block ends; after an exception nothing of it is.
+
+    Held in memory until then: a stream into storage is completed when it is closed, for whatever reason, and there is
+    no way to give one up. Raises OSError where it cannot be sent.
+    """
+    files, held = _files(), pa.BufferOutputStream()
+    yield held
+    content = held.getvalue()
+    with files.open_output_stream(_key(path)) as stream:
+        stream.write(content)  # in one call: an interrupt comes before it or after it
 
 
 def read_bytes(path: str) -> bytes:

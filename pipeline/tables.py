@@ -1,10 +1,10 @@
 """Tables on disk: validated reads, atomic writes, and output directories whose manifest is written last."""
 
-import hashlib
 import json
 import os
 import shutil
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.files import replacing, writing
 from pipeline.layout import MANIFEST, SPEC
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
 from pipeline.validation import check_columns, check_key, check_table, same_type
+from pipeline.written import JOURNAL, Written, file_hash
 
 __all__ = [
     "SCHEMAS",
     "SCHEMA_VERSION",
+    "UNREADABLE",
     "Output",
     "Table",
+    "check_hash",
     "check_references",
     "read_manifest",
     "read_output",
@@ -31,6 +35,8 @@ __all__ = [
 ]
 
 Rows = pa.Table | list[dict[str, Any]] | dict[str, Any]
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError, LookupError, MemoryError)
+"""What the library raises for a Parquet file that is damaged, or holds what Python has no value for."""
 _NAME, _VERSION = b"nearsafe.schema", b"nearsafe.schema_version"
 
 
@@ -52,10 +58,8 @@ def write_table(
     if storage.is_remote(path):
         _store(data, path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    pq.write_table(data, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        pq.write_table(data, temporary, compression="zstd")
 
 
 def read_table(path: Path | str, name: str, allow_empty: bool = False) -> pa.Table:
@@ -89,39 +93,50 @@ class Output:
     """The output directory of a stage: `spec.json` first, then the files, `manifest.json` last.
 
     `spec` holds everything the files depend on: parameters, hashes of inputs, model revisions. With `resume` and an
-    unchanged spec, finished files are kept and `done` finds them; otherwise the directory is emptied. Nothing in it
-    may record time, host or duration.
+    unchanged spec, finished files whose bytes are those that were written are kept, and `done` finds them; otherwise
+    the directory is emptied. Nothing in it may record time, host or duration.
     """
 
     def __init__(self, path: Path, spec: dict[str, Any], resume: bool = False) -> None:
         self.path = Path(path)
         self.spec = json.loads(_dump({**spec, "schema_version": SCHEMA_VERSION}))
         self._files: dict[str, dict[str, Any]] = {}
-        if not (resume and self._same_spec()):
-            self._empty()
-        (self.path / MANIFEST).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            if not (resume and self._same_spec()):
+                self._empty()
+            self._written = Written(self.path)
+            (self.path / MANIFEST).unlink(missing_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         _write_json(self.path / SPEC, self.spec)
 
     def write(self, file_name: str, table_name: str, table: Rows, metadata: dict[str, str] | None = None) -> None:
         """Write one table file and list it; a file of several shards may be empty. Raises TableError."""
         path = self.path / file_name
         write_table(path, table_name, table, metadata, shard=_is_shard(file_name))
-        self._list_table(file_name)
+        self._list([self._entry(file_name)])
 
     def done(self, file_name: str) -> bool:
-        """Is this table file finished, from a run that was interrupted? Then it is listed and need not be written."""
+        """Is this table file finished and whole, from a run that was interrupted? Then it need not be written."""
         path = self.path / file_name
         if file_name in self._files:
             return True
         if not path.is_file():
             return False
         try:
-            self._list_table(file_name)
-        except (pa.ArrowException, OSError, KeyError, TableError):
+            entry = self._entry(file_name)
+        except (*UNREADABLE, TypeError, TableError):
+            entry = None
+        if entry is None or not self._written.same(entry):
             path.unlink()
             return False
+        self._list([entry])
         return True
+
+    def kept(self, relative: str) -> bool:
+        """Is this folder (a checkpoint) finished and whole, from a run that was interrupted?"""
+        names = [name for name in self._written.before if name.startswith(f"{relative}/")]
+        found = [entry for name in names if (entry := self._other(self.path / name))]
+        return bool(names) and len(found) == len(names) and all(map(self._written.same, found))
 
     def add_file(self, relative: str) -> None:
         """List a file that is no table, or every file of a folder (a checkpoint), with its hash."""
@@ -129,9 +144,7 @@ class Output:
         if not path.exists():
             raise NearsafeError(f"{path}: cannot be listed, it was not written")
         found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in found:
-            name = file.relative_to(self.path).as_posix()
-            self._files[name] = {"name": name, "table": None, "rows": None, "sha256": _sha256(file)}
+        self._list(entry for file in found if (entry := self._other(file)))
 
     def finish(self) -> None:
         """Remove what is not listed (resume state, leftovers) and write the manifest: the output now exists."""
@@ -139,18 +152,29 @@ class Output:
             if file.is_dir():
                 if not any(file.iterdir()):
                     file.rmdir()
-            elif file.relative_to(self.path).as_posix() not in {SPEC, *self._files}:
+            elif file.relative_to(self.path).as_posix() not in {SPEC, JOURNAL, *self._files}:
                 file.unlink()
         files = [self._files[name] for name in sorted(self._files)]
         _write_json(self.path / MANIFEST, {"spec": self.spec, "files": files})
+        (self.path / JOURNAL).unlink(missing_ok=True)  # last: until then it is what a later run goes by
 
-    def _list_table(self, file_name: str) -> None:
+    def _list(self, entries: Iterable[dict[str, Any]]) -> None:
+        found = {entry["name"]: entry for entry in entries}
+        self._files |= found
+        self._written.add(found.values())
+
+    def _other(self, file: Path) -> dict[str, Any] | None:
+        """The entry of a file that is no table; None where there is no file."""
+        name = file.relative_to(self.path).as_posix()
+        return {"name": name, "table": None, "rows": None, "sha256": file_hash(file)} if file.is_file() else None
+
+    def _entry(self, file_name: str) -> dict[str, Any]:
         path = self.path / file_name
         parquet = pq.ParquetFile(path)
         name = parquet.schema_arrow.metadata[_NAME].decode()
         _check_version(parquet.schema_arrow, name, path)
         rows = parquet.metadata.num_rows
-        self._files[file_name] = {"name": file_name, "table": name, "rows": rows, "sha256": _sha256(path)}
+        return {"name": file_name, "table": name, "rows": rows, "sha256": file_hash(path)}
 
     def _same_spec(self) -> bool:
         try:
@@ -169,24 +193,62 @@ class Output:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest of an output directory. Raises TableError where there is none: the stage did not finish."""
+    """The manifest of an output directory. Raises TableError where there is none (the stage did not finish), and for
+    one that is damaged.
+    """
     file = Path(path) / MANIFEST
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TableError(f"{path}: no {MANIFEST}: the stage that writes this directory did not finish") from None
-    except (OSError, ValueError) as error:
-        raise TableError(f"{file}: not a readable manifest: {error}") from error
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list):
+    except (OSError, ValueError, RecursionError) as error:
+        raise TableError(f"{file}: not a readable manifest: {reason(error)}") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), list) or "spec" not in manifest:
         raise TableError(f"{file}: not a manifest: expected an object with spec and files")
+    for entry in manifest["files"]:
+        if not _is_entry(entry):
+            raise TableError(
+                f"{file}: damaged, not an entry of a file: {entry!r:.80}; run the stage that writes it again"
+            )
     return manifest
+
+
+def _is_entry(entry: Any) -> bool:
+    """An entry of a table must name one that there is: else it would silently be left out."""
+    if not isinstance(entry, dict) or entry.keys() != {"name", "table", "rows", "sha256"}:
+        return False
+    if not isinstance(entry["table"], str | None) or not isinstance(entry["rows"], int | None):
+        return False
+    kind = str if entry["table"] in SCHEMAS else type(None)
+    return (
+        all(isinstance(entry[key], str) for key in ("name", "sha256"))
+        and isinstance(entry["table"], kind)
+        and _is_inside(entry["name"])
+    )
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def check_hash(file: Path, listed: str) -> None:
+    """Raises TableError, saying what to do, where a file's bytes are not those that its directory's manifest lists."""
+    if not file.is_file():
+        raise TableError(f"{file}: no such file, {MANIFEST} lists it: run the stage that writes it again")
+    if file_hash(file) != listed:
+        raise TableError(
+            f"{file}: not the bytes that {MANIFEST} lists: damaged, or a file of another run; delete the directory and "
+            "run its stage again"
+        )
 
 
 def read_output(path: Path, table_name: str, allow_empty: bool = False) -> pa.Table:
     """All rows of one table of an output directory, its shards in order of their names.
 
     Reads only what the manifest lists. Raises TableError as read_table does, and for a directory without a manifest,
-    a listed file that is missing, a file with another number of rows than listed, and a key that two shards share.
+    a listed file that is missing, a file with another number of rows or other bytes than listed, and a key that two
+    shards share.
     """
     path = Path(path)
     listed = [entry for entry in read_manifest(path)["files"] if entry["table"] == table_name]
@@ -197,6 +259,7 @@ def read_output(path: Path, table_name: str, allow_empty: bool = False) -> pa.Ta
         part = read_table(path / entry["name"], table_name, allow_empty=allow_empty or len(listed) > 1)
         if part.num_rows != entry["rows"]:
             raise TableError(f"{path / entry['name']}: {part.num_rows} rows, the manifest lists {entry['rows']}")
+        check_hash(path / entry["name"], entry["sha256"])
         parts.append(part)
     whole = pa.concat_tables([part for part in parts if part.num_rows] or parts[:1])
     if len(parts) > 1:
@@ -286,19 +349,20 @@ def _store(data: pa.Table, path: str) -> None:
 
 def _load(path: Path | str) -> pa.Table:
     try:
-        return pq.ParquetFile(storage.open_input(path)).read()
+        data = pq.ParquetFile(storage.open_input(path)).read()
+        data.validate(full=True)  # lengths, and texts that are UTF-8
+        return data
     except FileNotFoundError:
         raise TableError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TableError(f"{path}: not a readable Parquet file (truncated?): {reason}") from error
+    except UNREADABLE as error:
+        raise TableError(f"{path}: not a readable Parquet file (truncated?): {reason(error)}") from error
 
 
 def _check_version(schema: pa.Schema, name: str, path: Path) -> None:
-    metadata = schema.metadata or {}
-    if metadata.get(_NAME, name.encode()).decode() != name:
-        raise TableError(f"{path}: holds table {metadata[_NAME].decode()!r}, expected {name!r}")
-    version = metadata.get(_VERSION, b"none").decode()
+    metadata = {key: value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
+    if metadata.get(_NAME, name) != name:
+        raise TableError(f"{path}: holds table {metadata[_NAME]!r}, expected {name!r}")
+    version = metadata.get(_VERSION, "none")
     if version != SCHEMA_VERSION:
         raise TableError(f"{path}: schema version {version}, this code reads version {SCHEMA_VERSION}")
 
@@ -313,14 +377,5 @@ def _dump(value: Any) -> str:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(_dump(value), encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _sha256(path: Path, chunk: int = 1 << 20) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(chunk):
-            digest.update(block)
-    return digest.hexdigest()
+    with replacing(path) as temporary:
+        temporary.write_text(_dump(value), encoding="utf-8")

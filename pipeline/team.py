@@ -7,7 +7,7 @@ which stays one command.
 
 import os
 import signal
-import socket
+import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, start_processes
 
 from pipeline.errors import NearsafeError
+from pipeline.memory import OutOfMemory
 
-_HOST = "127.0.0.1"
+# The processes are on one machine: no other may connect. They find each other through a file, not a port.
+_LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+_MEETING = "meeting"
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,17 @@ def launch(size: int, device: torch.device, work: Callable[..., None], *argument
     """Run `work(team, *arguments)` in `size` new processes and wait for all.
 
     `work` and its arguments must be picklable. One that fails ends the others. Raises NearsafeError: that of a process
-    that raised one, or else one that says which process ended how.
+    that raised one (OutOfMemory where that was its), or else one that says which process ended how.
     """
     with tempfile.TemporaryDirectory() as folder:
-        plan = (size, _free_port(), device.type, max(1, torch.get_num_threads() // size), Path(folder))
+        plan = (size, device.type, max(1, torch.get_num_threads() // size), Path(folder))
         context = start_processes(_enter, (plan, work, arguments), size, join=False, start_method="spawn")
         try:
             while not context.join():
                 pass
         except (ProcessRaisedException, ProcessExitedException) as error:
-            raise NearsafeError(_reason(error, Path(folder), size)) from None
+            kind = OutOfMemory if any(Path(folder).glob("*.memory")) else NearsafeError
+            raise kind(_reason(error, Path(folder), size)) from None
         finally:
             for process in context.processes:
                 if process.is_alive():
@@ -94,26 +98,28 @@ def launch(size: int, device: torch.device, work: Callable[..., None], *argument
 
 
 def _enter(rank: int, plan: tuple, work: Callable[..., None], arguments: tuple) -> None:
-    size, port, kind, threads, folder = plan
+    size, kind, threads, folder = plan
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": _HOST, "MASTER_PORT": str(port), "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": _LOOPBACK, "NCCL_SOCKET_IFNAME": _LOOPBACK, "OMP_NUM_THREADS": str(threads),
     }  # fmt: skip
     from accelerate import PartialState
 
     torch.set_num_threads(threads)
-    state = PartialState(cpu=kind == "cpu", **({"backend": "gloo"} if kind == "cpu" else {}))
+    meeting = {"init_method": f"file://{folder / _MEETING}", "rank": rank, "world_size": size}
+    state = PartialState(cpu=kind == "cpu", **meeting, **({"backend": "gloo"} if kind == "cpu" else {}))
     try:
         work(Team(rank, size, state.device), *arguments)
     except NearsafeError as error:
-        (folder / str(rank)).write_text(str(error), encoding="utf-8")
+        name = f"{rank}.memory" if isinstance(error, OutOfMemory) else str(rank)
+        (folder / name).write_text(str(error), encoding="utf-8")
         raise SystemExit(2) from None
     state.destroy_process_group()
 
 
 def _reason(error: ProcessRaisedException | ProcessExitedException, folder: Path, size: int) -> str:
     """One line: what a process said, or how the first one that was seen to end did."""
-    if said := sorted(folder.iterdir()):
+    if said := sorted(file for file in folder.iterdir() if file.name != _MEETING):
         return said[0].read_text(encoding="utf-8")
     if isinstance(error, ProcessExitedException):
         how = f"by {signal.Signals(-error.exit_code).name}" if error.exit_code < 0 else f"with status {error.exit_code}"
@@ -123,9 +129,3 @@ def _reason(error: ProcessRaisedException | ProcessExitedException, folder: Path
         f"process {error.error_index} of {size} (counted from 0) ended: {how}; the last checkpoint is kept, run "
         "again to continue from it"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind((_HOST, 0))
-        return one.getsockname()[1]

@@ -16,8 +16,7 @@ from pipeline.defences.protocol import FrozenTokens, States, TokenBatch
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, Tokens, tokenize
-from pipeline.tables import read_output
-from pipeline.targets import TRAIN_SPLIT, pairs_of
+from pipeline.targets import training_pairs
 from pipeline.training_set import bucket_levels, caption_texts, category_numbers, distinct_ids, sent
 
 _BATCH = 128  # prompts in one forward of the undefended tower
@@ -129,7 +128,7 @@ def read_token_set(world: Path, clip: Clip, buckets: Path | None = None) -> Toke
     `buckets` is read for a curriculum alone: without it every pair counts as easy. Raises NearsafeError when there is
     no training pair, TableError for a caption or a difficulty that is missing.
     """
-    pairs = pairs_of(read_output(world, "pairs"), TRAIN_SPLIT, world).sort_by("pair_id")
+    pairs = training_pairs(world)
     ids = pairs.column("pair_id").to_pylist()
     captions, (safe, unsafe) = distinct_ids(pairs, "caption_id", world)
     texts = caption_texts(captions, world)

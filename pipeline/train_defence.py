@@ -1,7 +1,7 @@
 """A defence in params.yaml becomes checkpoint folders, one per training seed, that continue where they were stopped."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +15,7 @@ from pipeline import (
     curriculum,
     image_cache,
     ledger,
+    memory,
     mining,
     seeds,
     token_set,
@@ -27,8 +28,10 @@ from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
+from pipeline.files import writing
 from pipeline.image_cache import ImageCache
 from pipeline.layout import MANIFEST, seed_folder, shard_file
+from pipeline.memory import OutOfMemory
 from pipeline.metrics.drift import tower_sizes
 from pipeline.models import adapters, finetune
 from pipeline.models import clip as clip_module
@@ -53,7 +56,7 @@ _MEMORY_ONLY = ("image_memory_mib",)  # changes no number: an interrupted traini
 _LIBRARIES = ("torch", "transformers", "peft")
 _CODE = (
     *(checkpoint, curriculum, image_cache, ledger, mining, seeds, teams, training, training_set, two_pass),
-    *(losses, protocol, adapters, clip_module, finetune),
+    *(memory, losses, protocol, adapters, clip_module, finetune),
 )
 _TOKEN_CODE = (token_set, token_losses)
 """What only a defence that works on token states runs: a change there leaves other checkpoints as they are."""
@@ -147,21 +150,38 @@ def _train_all(
     for number, seed in enumerate(run.seeds):
         folder = seed_folder(seed)
         log_file, drift_file = shard_file("train_log", number), shard_file("drift", number)
-        if (out / folder).is_dir() and output.done(log_file) and output.done(drift_file):
+        if output.kept(folder) and output.done(log_file) and output.done(drift_file):
             report(f"{defence.name} seed {seed}: finished before, kept")
         else:
             job = Job(defence, data, knobs, seed, run.seed, dtype)
             state = out / _RESUME / f"{folder}.safetensors"
             report(f"{job.name}: {pick_compile(knobs.compile, device, steps_of(job))[1]}")
             if size > 1:  # they leave a finished state, which this process only has to merge
-                task = (defence, knobs, inputs, cache, seed, run.seed, dtype, state)
-                teams.launch(size, device, _member, *task)
+                _train_together(size, device, job, inputs, cache, state, report)
             found = train(job, load_clip(inputs.clip, device), state, report)
             _export(found, inputs.clip, out / folder)
             output.write(drift_file, "drift", found.log.drift_rows(defence.name, seed, tower_sizes(found.model)))
             output.write(log_file, "train_log", found.log.rows(defence.name, seed))
         output.add_file(folder)
     output.finish()
+
+
+def _train_together(
+    size: int, device: torch.device, job: Job, inputs: Inputs, cache: ImageCache, state: Path, report: Callable
+) -> None:
+    """Train with a team, again from its last checkpoint with smaller parts of a batch where memory is full."""
+    knobs = job.params
+    share = -(-knobs.batch_size // size)
+    while True:
+        task = (job.defence, knobs, inputs, cache, job.seed, job.root_seed, job.dtype, state)
+        try:
+            return teams.launch(size, device, _member, *task)
+        except OutOfMemory as error:
+            pairs = min(knobs.micro_batch or share, share)
+            if pairs == 1:
+                raise
+            knobs = replace(knobs, micro_batch=(pairs + 1) // 2)
+            report(f"{error}; again from the last checkpoint with {knobs.micro_batch}: train.micro_batch")
 
 
 def _member(
@@ -193,7 +213,9 @@ def _read(
 def _export(found: Trained, base: Path, folder: Path) -> None:
     export_clip(found.model, base, folder)
     if found.fixed:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}, folder / FIXED)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}
+        with writing(folder / FIXED):
+            save_file(tensors, folder / FIXED)
 
 
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:

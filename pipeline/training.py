@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel
 
-from pipeline import checkpoint, seeds
+from pipeline import checkpoint, memory, seeds
 from pipeline.checkpoint import Log
 from pipeline.curriculum import epoch_rows
 from pipeline.defences.protocol import Terms
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
 from pipeline.ledger import Ledger, Step
+from pipeline.memory import OutOfMemory
 from pipeline.models.adapters import TOWERS, Lora, trainable
 from pipeline.models.clip import Clip
 from pipeline.models.finetune import tune
@@ -45,9 +46,10 @@ class TrainParams:
 
     What only costs or saves time and memory, and may move the last bits of a weight: `attention` and `compile`
     (`pipeline.precision` has the rules of auto). `micro_batch`: pairs that pass through the towers at a time, null for
-    the whole batch; the loss is the whole batch's all the same (`pipeline.two_pass`). `processes`: how many train
-    together, each its share of `batch_size`; auto is one a GPU. `image_memory_mib`: decoded images beyond that lie in a
-    mapped file beside the checkpoints while the training runs.
+    the whole batch; the loss is the whole batch's all the same (`pipeline.two_pass`). Where memory is full it is
+    halved, and the step taken again. `processes`: how many train together, each its share of `batch_size`; auto is one
+    a GPU. `image_memory_mib`: decoded images beyond that lie in a mapped file beside the checkpoints while the training
+    runs.
     """
 
     batch_size: int
@@ -106,13 +108,25 @@ class Trained:
 
 @dataclass(frozen=True)
 class Work:
-    """What a step reads, loaded: where its pairs lie, and the inputs of each part of this process's share of them."""
+    """What a step reads, loaded: where its pairs lie, and the inputs of each part of this process's share of them.
+
+    `rows` are the share's pairs, `size` of them make a part.
+    """
 
     step: int
     epoch: int
     count: int
     index: Any
+    rows: Tensor
+    size: int
     parts: list[Any]
+
+
+@dataclass
+class Room:
+    """What memory has been found to hold: so many pairs in the towers at a time, None for all of a share."""
+
+    pairs: int | None
 
 
 def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team | None = None) -> Trained:
@@ -122,7 +136,8 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     A continued run takes the same steps as an uninterrupted one: batches, dropout and initial adapters are derived from
     names. With a `team` every member calls this; the first one writes and reports, and alone has the log. Raises
     NearsafeError naming defence, step and term when a loss or the gradient is not finite, for a category that no pair
-    has, and when curriculum and categories leave an epoch empty.
+    has, and when curriculum and categories leave an epoch empty; OutOfMemory where smaller parts of a batch do not
+    help, and for a member of a team at once, as the others wait for it.
     """
     ends = _last_steps(job)
     steps, leads, device = ends[-1], team is None or team.rank == 0, clip.model.device
@@ -146,11 +161,13 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     ledger = Ledger(job.name, log)
     saved = shown = time.monotonic()
     since = done
-    loaded = (load_step(job, feed, team, *work) for work in _batches(job) if work[0] > done)
-    with closing(ahead(loaded)) as works:
+    room = Room(job.params.micro_batch)
+    loaded = (load_step(job, feed, team, *work, room) for work in _batches(job) if work[0] > done)
+    full = f"{job.name}: out of memory, whatever train.micro_batch: lower train.batch_size; the last checkpoint is kept"
+    with memory.explained(full), closing(ahead(loaded)) as works:
         for work in works:
             step = work.step
-            ledger.add(take_step(job, feed, model, work, parameters, optimizer, team))
+            ledger.add(fitted_step(job, feed, model, work, parameters, optimizer, team, room, report))
             shows, ends_epoch = step % job.params.log_every == 0 or step == steps, step in ends
             saves = leads and (time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps)
             if device.type != "cuda" or shows or ends_epoch or saves:  # reading a number waits for the GPU
@@ -179,12 +196,17 @@ def make_optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.
     )
 
 
-def load_step(job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor) -> Work:
-    """A step's inputs, on the model's device."""
+def load_step(
+    job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor, room: Room | None = None
+) -> Work:
+    """A step's inputs, on the model's device. `room`: by default as the parameters say."""
     mine = rows if team is None else team.share(rows)
-    parts = mine.split(job.params.micro_batch or len(mine))
-    inputs = [feed.load(part, first=number == 0) for number, part in enumerate(parts)]
-    return Work(step, epoch, len(rows), feed.index(rows), inputs)
+    size = min((room or Room(job.params.micro_batch)).pairs or len(mine), len(mine))
+    return Work(step, epoch, len(rows), feed.index(rows), mine, size, _parts(feed, mine, size))
+
+
+def _parts(feed: Any, rows: Tensor, size: int) -> list[Any]:
+    return [feed.load(part, first=number == 0) for number, part in enumerate(rows.split(size))]
 
 
 @contextmanager
@@ -194,6 +216,33 @@ def _drawn(job: Job, step: int, device: torch.device, *part: str) -> Iterator[No
         torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step), *part))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == torch.bfloat16):
             yield
+
+
+def fitted_step(
+    job: Job, feed: Any, model: nn.Module, work: Work, parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer, team: Team | None, room: Room, report: Report,
+) -> Step:  # fmt: skip
+    """As `take_step`, in parts half as large where memory is full, and says so.
+
+    Until the gradient is whole nothing is changed that a step starts from: weights and the optimizer's state are those
+    of the last step, and a step's randomness is derived from its number.
+    """
+    found: list[tuple[Terms, Tensor]] = []
+    while True:
+        if room.pairs is not None and room.pairs < work.size:
+            work = replace(work, size=room.pairs, parts=_parts(feed, work.rows, room.pairs))
+        if memory.fits(lambda work=work: found.append(_gradient(job, feed, model, work, parameters, optimizer, team))):
+            break
+        optimizer.zero_grad(set_to_none=True)
+        where = f"{job.name}: step {work.step}: out of memory with {work.size} pairs in the towers at a time"
+        if work.size == 1:
+            raise OutOfMemory(f"{where}: lower train.batch_size; the last checkpoint is kept")
+        if team is not None:
+            raise OutOfMemory(where)
+        room.pairs = (work.size + 1) // 2
+        report(f"{where}, {room.pairs} from here on: train.micro_batch")
+    optimizer.step()
+    return _recorded(work, *found[0])
 
 
 def take_step(
@@ -206,6 +255,21 @@ def take_step(
     team: Team | None,
 ) -> Step:
     """One optimizer step; what it computed, still on the device."""
+    terms, norm = _gradient(job, feed, model, work, parameters, optimizer, team)
+    optimizer.step()
+    return _recorded(work, terms, norm)
+
+
+def _gradient(
+    job: Job,
+    feed: Any,
+    model: nn.Module,
+    work: Work,
+    parameters: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    team: Team | None,
+) -> tuple[Terms, Tensor]:
+    """A step's terms and the length of their gradient, which is left in the parameters, clipped."""
     device = next(iter(parameters.values())).device
     optimizer.zero_grad(set_to_none=True)
     if team is None and len(work.parts) == 1:
@@ -218,9 +282,7 @@ def take_step(
         drawn = lambda number: _drawn(job, work.step, device, *rank, f"part {number}")  # noqa: E731
         terms = two_pass(feed, model, work.index, work.count, work.parts, drawn, job.defence.terms, team)
     limit = math.inf if job.params.max_grad_norm is None else job.params.max_grad_norm
-    norm = nn.utils.clip_grad_norm_(list(parameters.values()), limit)
-    optimizer.step()
-    return _recorded(work, terms, norm)
+    return terms, nn.utils.clip_grad_norm_(list(parameters.values()), limit)
 
 
 def _recorded(work: Work, terms: Terms, norm: Tensor) -> Step:

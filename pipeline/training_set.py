@@ -18,6 +18,7 @@ from pipeline.image_cache import ImageCache, load_images
 from pipeline.models.adapters import features
 from pipeline.models.clip import Clip, Tokens, pixels, tokenize
 from pipeline.tables import check_references, read_output
+from pipeline.targets import no_training_pairs
 from pipeline.vectors import read_vectors
 
 _EMBEDDINGS = tuple(one.name for one in fields(Batch) if one.type is Tensor)
@@ -229,7 +230,10 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 def _training_pairs(world: Path, targets: Path) -> tuple[pa.Table, Tensor]:
     """Pairs that have targets, sorted by id, and the rows (P, K) of each one's targets, nearest first."""
-    found = read_output(targets, "targets").sort_by([("pair_id", "ascending"), ("rank", "ascending")])
+    found = read_output(targets, "targets", allow_empty=True)
+    if not found.num_rows:
+        raise no_training_pairs(world)
+    found = found.sort_by([("pair_id", "ascending"), ("rank", "ascending")])
     pairs = read_output(world, "pairs")
     check_references(found, "pair_id", pairs.column("pair_id"), targets, f"the pairs of {world}")
     pairs = pairs.filter(pc.is_in(pairs.column("pair_id"), found.column("pair_id").combine_chunks())).sort_by("pair_id")

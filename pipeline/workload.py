@@ -11,15 +11,18 @@ from pipeline.errors import NearsafeError
 from pipeline.params import load
 from pipeline.prompt_files import read_prompt_file
 from pipeline.prompt_sets import PromptsParams
+from pipeline.sources import copro
 from pipeline.sources.protocol import CaptionRow, Drops, ImageRow, PairRow
 from pipeline.sources.registry import Entry, read_sources
 from pipeline.targets import TRAIN_SPLIT
 
 _SECONDS = 5.0  # at most for each source: what is not through by then counts as published
-# Rows of the published data (specifications of this project; test images of CoOp's splits). Keys: kind, or kind/set.
+# Rows of the published data (specifications of this project; test images of CoOp's splits), before any filter. Keys:
+# kind, or kind/part.
 PUBLISHED: dict[str, dict[str, int]] = {
     "visu": {"captions": 330_000, "images": 330_000, "scored_images": 20_000, "train_pairs": 155_000},
-    "copro": {"captions": 13_822, "train_pairs": 6_911},  # category sexual; 65,370 and 32,685 in all
+    "copro/sexual": {"captions": 13_822, "train_pairs": 6_911},  # all three lists to train on, as DES does
+    "copro/all": {"captions": 65_370, "train_pairs": 32_685},
     "nsfwcaps": {"captions": 2_000, "images": 2_000, "scored_images": 2_000},
     "nocaps": {"captions": 4_500, "images": 4_500, "scored_images": 4_500},
     "coco": {"captions": 40_504, "images": 40_504},  # val2014, one caption each
@@ -74,11 +77,22 @@ def _add_source(found: Workload, entry: Entry, root: Path, reply_splits: set[str
         found.absent[entry.name] = [root / path for path in absent]
     counts = None if absent else _count(entry, root, reply_splits)
     if counts is None:
-        set_name = getattr(entry.source, "set", None)
-        counts = PUBLISHED.get(f"{entry.kind}/{set_name}" if set_name else entry.kind)
+        counts = PUBLISHED.get("/".join(filter(None, (entry.kind, _part(entry.source)))))
         (found.unknown if counts is None else found.published).append(entry.name)
     for name, number in (counts or {}).items():
         setattr(found, name, getattr(found, name) + number)
+
+
+def _part(source: Any) -> str:
+    """Which part of the published data it takes; "" for all of a kind, a name that is in no table where none is known.
+
+    Of CoPro the sizes of single lists and of other categories were not published.
+    """
+    if isinstance(source, copro.Source):
+        whole = set(source.splits) == set(copro.LISTS) and set(source.splits.values()) == {TRAIN_SPLIT}
+        categories = "all" if source.categories is None else "+".join(source.categories).casefold()
+        return categories if whole else "part"
+    return getattr(source, "set", None) or ""
 
 
 def _count(entry: Entry, root: Path, reply_splits: set[str]) -> Mapping[str, int] | None:

@@ -27,7 +27,8 @@ from pipeline.world.paraphrasing import GrammarParaphraser
 def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path, out: Path) -> None:
     """Write two paraphrases per unsafe caption of the split, and the counts of the age-word filter.
 
-    Raises NearsafeError for a split without pairs and for embeddings of another model.
+    None, and a line that says why, where the benchmark has no such split, no words are left to choose from, or the
+    world has no safe training caption to aim at. Raises NearsafeError for embeddings of another model.
     """
     knobs, root = section(f"{params}:paraphrase", ParaphraseParams), int(lookup(params, "seed"))
     paraphraser, unsafe, safe = GrammarParaphraser(), *benchmark_captions(nsfwcaps, knobs.split)
@@ -35,12 +36,13 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
     spec = {"stage": "paraphrase", "params": to_spec(knobs), "seed": root, "paraphraser": paraphraser.name}
     inputs = {name: output_hash(path) for name, path in folders.items()}
     wordings, filters = candidates(list(unsafe.values()), paraphraser)
-    if all(len(own) < 2 for own in wordings):
-        return write_nothing(Output(out, {**spec, "inputs": inputs}), filters, len(unsafe), paraphraser.name)
+    aims = safe_captions(world)
+    if reason := why_nothing(unsafe, wordings, aims, knobs.split, paraphraser.name):
+        return write_nothing(Output(out, {**spec, "inputs": inputs}), filters, reason)
     device, reason = pick_device()
     print(f"paraphrase: {reason}; float32")
     model = load_clip(clip, device)
-    pool = safe_pool(world, embeddings, model)
+    pool = safe_pool(aims, embeddings, model)
     flat = encode_texts(model, [text for own in wordings for text in own], knobs.batch_size)
     counts = [len(own) for own in wordings]
     draws = [derive(root, "paraphrase", caption) for caption in unsafe]
@@ -72,35 +74,47 @@ def main(params: Path, world: Path, embeddings: Path, nsfwcaps: Path, clip: Path
     )
 
 
-def write_nothing(output: Output, filters: list[dict[str, object]], captions: int, paraphraser: str) -> None:
-    """A finished output without paraphrases: there are no captions, or none that the paraphraser can word anew."""
+def why_nothing(
+    unsafe: dict[str, str], wordings: list[list[str]], aims: list[str], split: str, paraphraser: str
+) -> str | None:
+    """Why there can be no paraphrase; None where there can be some."""
+    if not unsafe:
+        return f"the benchmark has no pair of split {split!r}"
+    if all(len(own) < 2 for own in wordings):
+        return f"the {paraphraser} knows no other words for {len(unsafe)} captions"
+    return None if aims else f"no pair of split {TRAIN_SPLIT!r}, so no safe caption to aim at"
+
+
+def write_nothing(output: Output, filters: list[dict[str, object]], reason: str) -> None:
+    """A finished output without paraphrases."""
     output.write(shard_file("paraphrases", 0), "paraphrases", [])
     output.write(table_file("filters"), "filters", filters)
     output.finish()
-    reason = f"the {paraphraser} knows no other words for them" if captions else "the benchmark has no such split"
-    print(f"paraphrase: {captions} captions, no paraphrase: {reason}; the attack by paraphrase is left out")
+    print(f"paraphrase: no paraphrase: {reason}; the attack by paraphrase is left out")
 
 
-def safe_pool(world: Path, embeddings: Path, model: Clip) -> Tensor:
-    """Frozen text embeddings (M, D) of the mining pool. Raises NearsafeError."""
+def safe_captions(world: Path) -> list[str]:
+    """Ids of the mining pool's captions; none in a world without training pairs."""
+    pairs = pairs_of(read_output(world, "pairs", allow_empty=True), TRAIN_SPLIT)
+    return list(mining_pool(zip(pairs["pair_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True)))
+
+
+def safe_pool(captions: list[str], embeddings: Path, model: Clip) -> Tensor:
+    """Frozen text embeddings (M, D) of the pool's M captions. Raises NearsafeError."""
     text: Vectors = read_vectors(embeddings)[0]
     if text.model_hash != model.hash:
         raise NearsafeError(f"{embeddings}: made by another model ({text.model_hash}) than --clip ({model.hash})")
-    pairs = pairs_of(read_output(world, "pairs"), TRAIN_SPLIT, world)
-    ids = zip(pairs["pair_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True)
-    return text.of(list(mining_pool(ids)))
+    return text.of(captions)
 
 
 def benchmark_captions(nsfwcaps: Path, split: str) -> tuple[dict[str, str], list[str]]:
-    """Unsafe captions by id, and the text of each one's safe partner (of its first pair); none in an empty benchmark.
+    """Unsafe captions by id, and the text of each one's safe partner (of its first pair); none without such a split.
 
-    Raises NearsafeError for a split that a benchmark with pairs lacks.
+    Raises TableError.
     """
     captions, pairs = (read_output(nsfwcaps, table, allow_empty=True) for table in ("captions", "pairs"))
-    if not pairs.num_rows:
-        return {}, []
     texts = dict(zip(captions["caption_id"].to_pylist(), captions["text"].to_pylist(), strict=True))
-    pairs = pairs_of(pairs, split, nsfwcaps)
+    pairs = pairs_of(pairs, split)
     partner: dict[str, str] = {}
     for unsafe, safe in zip(pairs["unsafe_caption_id"].to_pylist(), pairs["safe_caption_id"].to_pylist(), strict=True):
         partner.setdefault(unsafe, safe)

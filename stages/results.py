@@ -16,7 +16,7 @@ from pipeline.results.summary import projections, write_metrics, write_plots
 def main(params: Path, data: Path, out: Path) -> None:
     """Read every finished table below `data`; write the files of pipeline.layout.Results. Raises NearsafeError."""
     defences = list(lookup(params, "defences"))
-    database = connect(data, defences)
+    database = connect(data, defences, verify=True)
     results = Results(out)
     write_metrics(database, results.metrics, defences)
     write_plots(database, results.plots)

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline import bench, errors
-from pipeline.bench import Comparison, benchmarks, comparisons_of, describe, measure, write
+from pipeline import bench, bench_growth, bench_page, errors
+from pipeline.bench import Comparison, benchmarks, comparisons_of, describe, measure
+from pipeline.bench_growth import Growth, measure_growth
+from pipeline.bench_page import write
 from pipeline.benchmarks import mining, results, training
 from pipeline.errors import NearsafeError
 
@@ -22,7 +24,7 @@ CLIP = Path("pipeline/world/weights/clip")
 def test_every_benchmark_has_comparisons_and_gets_the_options_it_takes():
     found = benchmarks()
     assert {"mining", "results", "training"} <= set(found)
-    assert all(callable(module.comparisons) for module in found.values())
+    assert all(hasattr(module, "comparisons") or hasattr(module, "growths") for module in found.values())
     assert list(benchmarks(["mining"])) == ["mining"]
     with pytest.raises(NearsafeError, match="unknown benchmark 'minning'; known: .*mining"):
         benchmarks(["minning"])
@@ -33,7 +35,7 @@ def test_every_benchmark_has_comparisons_and_gets_the_options_it_takes():
 def test_a_row_has_ratio_rates_share_and_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "matmul_rate", lambda device, dtype: 1e9)
     times = iter([4.0, 2.0, 9.0, 3.0, 8.0, 2.0])
-    monkeypatch.setattr(bench, "_seconds", lambda call: next(times))
+    monkeypatch.setattr(bench, "seconds", lambda call: next(times))
     held = []
     line = Comparison("a / b", lambda: None, lambda: held.append(torch.ones(1 << 24)), 6, "pairs", 1e9, turns=3)
     row = {"benchmark": "x", **measure(line, 7), **FACTS}
@@ -41,12 +43,52 @@ def test_a_row_has_ratio_rates_share_and_memory(tmp_path, monkeypatch):
     assert (row["plain_rate"], row["built_in_rate"], row["share_of_matmul"]) == (0.75, 3.0, 0.5)
     assert 50 < row["extra_mib"] < 200
     assert describe(row).startswith("a / b: 3.00x (2.00 to 4.00); 8000 ms against 2000 ms; 0.75 against 3 pairs/s; 50%")
-    write([row, {**row, "unit": None, "share_of_matmul": None}], tmp_path / "out")
-    assert pq.read_table(tmp_path / "out" / "benchmarks.parquet").schema == bench.COLUMNS
-    block = (tmp_path / "out" / "benchmarks.md").read_text()
-    assert (
-        "## 2026-01-01, a machine" in block and "| a / b | 8000 ms | 2000 ms | 3.00x (2.00 to 4.00, 3 turns)" in block
-    )
+
+
+def test_figures_are_kept_per_machine_and_fill_the_page(tmp_path):
+    """A later run replaces its own lines alone, and the page is made of what is kept."""
+    ratio = {
+        "benchmark": "x", "title": "a / b", "device": "cpu", "turns": 3, "speed_up": 3.0, "speed_up_low": 2.0,
+        "speed_up_high": 4.0, "plain_seconds": 8.0, "built_in_seconds": 2.0, "unit": None, "plain_rate": None,
+        "built_in_rate": None, "share_of_matmul": None, "extra_mib": 64.0, **FACTS,
+    }  # fmt: skip
+    other = {**ratio, "machine": "another machine", "unit": "pairs", "built_in_rate": 12.0, "share_of_matmul": 0.5}
+    grown = [{"benchmark": "x", **row, **FACTS} for row in measure_growth(Growth("work", "rows", 4, _square), 2)]
+    page, kept = tmp_path / "page.md", tmp_path / "kept"
+    page.write_text("By hand.\n<!-- table: ratios -->\n<!-- end -->\n<!-- table: growth -->\n<!-- end -->\n")
+    write(tmp_path / "first", [ratio, other], grown)
+    bench_page.main([tmp_path / "first"], page, kept)
+    write(tmp_path / "second", [{**ratio, "speed_up": 9.0, "date": "2026-02-02"}], [])
+    bench_page.main([tmp_path / "second"], page, kept)
+    assert pq.read_table(kept / "ratios.parquet").schema == bench_page.COLUMNS["ratios"]
+    text = page.read_text()
+    assert text.startswith("By hand.") and "### 2026-02-02, a machine" in text and "3.00x" in text
+    assert "| a / b | cpu | 8000 ms | 2000 ms | 9.00x (2.00 to 4.00, 3 turns) |  |  | 64 MiB |" in text
+    assert "| 12 pairs/s | 50% | 64 MiB |" in text and text.count("| a / b |") == 2
+    assert [row["n"] for row in pq.read_table(kept / "growth.parquet").to_pylist()] == [4, 8, 16, 32]
+    again = text
+    bench_page.main([], page, kept)
+    assert page.read_text() == again
+    (kept / "growth.parquet").write_bytes(b"no table")
+    with pytest.raises(NearsafeError, match=r"growth\.parquet: no table"):
+        bench_page.main([], page, kept)
+
+
+def test_the_page_of_figures_shows_what_is_kept():
+    tables = {name: bench_page.read(bench_page.KEPT, name) for name in bench_page.COLUMNS}
+    shown = bench_page.PAGE.read_text()
+    assert all(block.strip() in shown for block in bench_page.blocks(tables).values())
+
+
+def test_growth_names_the_power_of_the_size(monkeypatch):
+    monkeypatch.setattr(bench_growth, "seconds", lambda call: call())
+    rows = measure_growth(Growth("work", "rows", 4, _square), 1)
+    assert [(row["seconds"], row["exponent"]) for row in rows] == [(16, None), (64, 2), (256, 2), (1024, 2)]
+
+
+def _square(size, folder):
+    assert folder.is_dir() and not list(folder.iterdir())
+    return lambda: size**2
 
 
 def test_a_stage_ends_with_the_most_memory_it_held(monkeypatch, capsys):

@@ -118,10 +118,23 @@ def test_a_workers_error_reads_as_the_stages_own(cluster):
 
 
 @needs_ray
+def test_workers_know_where_storage_is_and_no_secret(cluster, monkeypatch):
+    """Ray shows a worker's settings to everyone who may ask it: keys are each machine's own."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_SECRET_ACCESS_KEY")
+    with open_pool(Task(dict, lambda models, job: [os.environ.get(name) for name in names]), RAY, print) as pool:
+        assert [found for _, found in pool([Shard(("a",), 1)])] == [["http://127.0.0.1:1", None]]
+
+
+@needs_ray
 def test_a_cluster_that_is_too_small_or_a_shard_that_kills_every_worker_is_an_error(cluster):
     with open_pool(Task(dict, print), Compute("ray", gpus=1), print) as pool:
-        with pytest.raises(NearsafeError, match="no worker with .* fits into the cluster's 2.0 CPUs and 0 GPUs"):
+        with pytest.raises(NearsafeError, match="1 workers with .* do not fit into the cluster's 2.0 CPUs and 0 GPUs"):
             list(pool([Shard(("a",), 1)]))
+    with open_pool(Task(dict, print), Compute("ray", workers=3), print) as pool:
+        with pytest.raises(NearsafeError, match="3 workers with .* room for 2; ask for fewer"):
+            list(pool([Shard((str(n),), n) for n in range(3)]))
     with open_pool(Task(dict, lambda models, job: os._exit(1)), Compute("ray", retries=0), print) as pool:
         with pytest.raises(NearsafeError, match="^a: its worker was lost"):
             list(pool([Shard(("a",), 1)]))
@@ -129,7 +142,7 @@ def test_a_cluster_that_is_too_small_or_a_shard_that_kills_every_worker_is_an_er
 
 def test_without_ray_the_engine_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(NearsafeError, match=r"pip install 'nearsafe\[cluster\]'"):
+    with pytest.raises(NearsafeError, match="not installed: run make env"):
         with open_pool(Task(dict, print), RAY, print):
             pass
 

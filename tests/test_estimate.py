@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.estimate import Part, Stage, inputs, sizes, stages
+from pipeline.estimate import Part, Stage, examine_run, inputs, sizes, stages
 from pipeline.model_shapes import KNOWN, numbers, shape_of
 from pipeline.params import load
 from pipeline.probes import Probes, Rate
@@ -37,6 +37,24 @@ def test_missing_files_count_as_published(tmp_path: Path, des: Path) -> None:
     assert work.asked == 124 + 1000 + 107 + 272 + 931 + 9_969
     assert set(work.absent) == {"copro", *(f"prompts {name}" for name in load(des)["generate"]["prompt_sets"])}
     assert "published numbers for copro" in next(check for check in inputs(work) if check.name == "rows").text
+
+
+def test_only_the_sizes_that_were_published_count(tmp_path: Path, des: Path) -> None:
+    """Of CoPro that is one category, or all of them; in all three lists."""
+    text = des.read_text()
+    assert "categories: [sexual]" in text
+    des.write_text(text.replace("categories: [sexual]", "categories: null"))
+    assert read_workload(tmp_path, des).train_pairs == 32_685
+    for old, new in (("[sexual]", "[sexual, hate]"), ("ID_test_data: train", "ID_test_data: test")):
+        assert text.count(old) == 1
+        des.write_text(text.replace(old, new))
+        assert "copro" in read_workload(tmp_path, des).unknown
+
+
+def test_where_nothing_is_known_no_time_is_told(tmp_path: Path, des: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.estimate.stages", lambda *given: [Stage("embed", 1, (Part(5, "captions", None),))])
+    (last,) = [check for check in examine_run(tmp_path, des) if check.name == "time"]
+    assert last.state == "warn" and last.text.startswith("unknown in all")
 
 
 def test_files_that_are_there_are_counted(tmp_path: Path, des: Path) -> None:

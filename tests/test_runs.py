@@ -2,13 +2,16 @@
 
 import json
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline import runs
 from pipeline.errors import NearsafeError
-from pipeline.layout import Data
-from pipeline.runs import RunRecord, changes, metrics_rows, read_run_metrics, read_runs
+from pipeline.layout import Data, table_file
+from pipeline.runs import RunRecord, changes, metrics_rows, read_log, read_run_metrics, read_runs
 from pipeline.tables import read_output
 
 
@@ -23,7 +26,7 @@ def test_a_finished_run_reads_back_through_the_tables(tmp_path: Path) -> None:
         tmp_path, "flow", targets=["score@des"], overrides=["train.lr=0.1", "a=[1, 2]"], experiment="e", revision="abc"
     )
     record.stage("train@des", "not_run")
-    record.stage("train@des", "ran", 12.5, "cpu", "params changed")
+    record.stage("train@des", "ran", 12.5, "cpu", "params changed", 640.0)
     record.stage("score@des", "up_to_date")
     record.finish("completed", metrics)
 
@@ -33,7 +36,8 @@ def test_a_finished_run_reads_back_through_the_tables(tmp_path: Path) -> None:
     assert run["started"] <= run["ended"]
     assert (run["targets"], run["overrides"]) == ("score@des", "train.lr=0.1 'a=[1, 2]'")
     stages = {row["stage"]: row for row in read_output(folder, "stage_runs").to_pylist()}
-    assert (stages["train@des"]["state"], stages["train@des"]["seconds"]) == ("ran", 12.5)
+    train = stages["train@des"]
+    assert (train["state"], train["seconds"], train["peak_mb"]) == ("ran", 12.5, 640.0)
     assert stages["score@des"]["state"] == "up_to_date"
     assert read_run_metrics(tmp_path, record.run_id) == metrics_rows(metrics)
 
@@ -58,6 +62,55 @@ def test_runs_have_their_own_directories_and_the_newest_comes_first(tmp_path: Pa
     found = [row["run_id"] for row in read_runs(tmp_path)]
     assert found == sorted(ids, reverse=True)
     assert read_runs(tmp_path / "elsewhere") == []
+
+
+def test_ids_sort_as_runs_began_also_where_the_clock_is_set_back(tmp_path: Path, monkeypatch) -> None:
+    class Clock(datetime):
+        ahead = timedelta(days=400)
+
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) + cls.ahead
+
+    monkeypatch.setattr(runs, "datetime", Clock)
+    ids = [RunRecord.start(tmp_path, "repro").run_id]
+    Clock.ahead = timedelta()
+    (Data(tmp_path).runs / "99999999-999999-ffff.copy").mkdir()  # not ours
+    ids += [RunRecord.start(tmp_path, "repro").run_id for _ in range(3)]
+    assert ids == sorted(set(ids))
+    newest = read_runs(tmp_path)[0]
+    assert newest["run_id"] == ids[-1] and newest["started"] < datetime.now(UTC).isoformat()
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "other", "gone"])
+def test_a_damaged_log_is_as_good_as_none(tmp_path: Path, damage: str) -> None:
+    kept, lost = (RunRecord.start(tmp_path, "repro") for _ in range(2))
+    lost.stage("world", "ran", 1.0)
+    for table in ("runs", "stage_runs"):
+        file = lost.path / table_file(table)
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        texts = {"cut": bytes(data[: len(data) // 2]), "bit": bytes(data), "other": b"not a table"}
+        file.unlink() if damage == "gone" else file.write_bytes(texts[damage])
+    assert [row["run_id"] for row in read_runs(tmp_path)] == [kept.run_id]
+    assert read_log(lost.path, "stage_runs") == []
+
+
+def test_a_log_of_before_a_column_came_reads_with_nulls(tmp_path: Path) -> None:
+    record = RunRecord.start(tmp_path, "repro")
+    record.stage("world", "ran", 1.0, peak_mb=300.0)
+    file = record.path / table_file("stage_runs")
+    pq.write_table(pq.read_table(file).drop_columns(["peak_mb"]), file)
+    (row,) = read_log(record.path, "stage_runs")
+    assert (row["seconds"], row["peak_mb"]) == (1.0, None)
+
+
+def test_a_run_goes_on_where_its_log_cannot_be_written(tmp_path: Path, capfd) -> None:
+    (tmp_path / "runs").write_text("a file in its place")
+    record = RunRecord.start(tmp_path, "repro")
+    record.stage("world", "ran", 1.0)
+    record.finish("completed")
+    assert capfd.readouterr().err.count("the run goes on, and is not logged") == 1
 
 
 def test_stages_of_many_threads_are_all_there(tmp_path: Path) -> None:

@@ -72,6 +72,18 @@ def test_an_image_cell_may_point_into_storage(storage):
         decode_image({"bytes": None, "path": "s3://nearsafe/images/1.png"}, "images.parquet, row 3")
 
 
+def test_what_was_not_written_to_its_end_is_not_there(storage):
+    write_table("s3://nearsafe/kept.parquet", "captions", ROWS)
+    for address in ("s3://nearsafe/half.parquet", "s3://nearsafe/kept.parquet"):
+        with pytest.raises(RuntimeError, match="stopped"):
+            with open_output(address) as file:
+                file.write(b"x" * 6 * 2**20)  # more than a part of an upload
+                raise RuntimeError("stopped")
+    with pytest.raises(TableError, match="half.parquet: no such file"):
+        read_table("s3://nearsafe/half.parquet", "captions")
+    assert read_table("s3://nearsafe/kept.parquet", "captions").num_rows == 1
+
+
 def test_without_credentials_in_the_environment_nothing_is_asked(storage, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(NearsafeError, match="needs AWS_SECRET_ACCESS_KEY in the environment"):

@@ -19,7 +19,8 @@ seeds: [0, 1]
 defences:
   original: {method: original}
 generate: {steps: 2, guidance: 5.0, batch_size: 2, shard_size: 4}
-score: {k: [1, 5], bootstrap: 50, frechet_bootstrap: 5, examples: {queries: 2, k: 3}}
+score:
+  {k: [1, 5], bootstrap: 50, frechet_bootstrap: 5, examples: {queries: 2, k: 3}, detectors: {seconds_per_image: null}}
 """
 NAMES = ("red", "green", "blue")
 COLOURS = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)

@@ -10,7 +10,7 @@ inference time acts on the images; a search looks at its text tower alone.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -32,23 +32,24 @@ from pipeline.defences.registry import Defence
 from pipeline.detectors import base, nudenet, world
 from pipeline.detectors.base import Detector, error_row, examine, subject_of
 from pipeline.detectors.registry import load_judges, load_world_detector
+from pipeline.detectors.watch import watched
 from pipeline.errors import NearsafeError
 from pipeline.generation import Sampling, generate_rows, select_sets
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models.clip import load_clip
 from pipeline.models.conditioning import TextTower
-from pipeline.models.diffusion import Diffusion, load_diffusion, sampling_dtype, text_tower
+from pipeline.models.diffusion import Diffusion, load_diffusion, settled_precision, text_tower
 from pipeline.models.hashing import model_hash, source_hash
 from pipeline.models.sampler import SOURCES
 from pipeline.models.schedulers import with_scheduler
 from pipeline.params import section, to_spec
-from pipeline.precision import pick_device
+from pipeline.precision import DTYPES, pick_device
 from pipeline.prompts import Admitted, admit
 from pipeline.run_seeds import Seeds, read_seeds
 from pipeline.schemas import SCHEMAS
 from pipeline.seeds import derive
-from pipeline.shards import output_hash
+from pipeline.shards import output_hash, verified
 from pipeline.tables import Output, read_output, read_table
 
 DEFAULT_SECTION = "attack"
@@ -124,9 +125,10 @@ def attack_defence(
     knobs, seeds = section(f"{params}:{where}", AttackParams), read_seeds(params, only)
     prompts, filters = _prompts(knobs, inputs.prompts)
     device, reason = pick_device()
-    dtype, why = sampling_dtype(knobs.generate.precision, device)
+    precision, why = settled_precision(knobs.generate.precision, device)
+    knobs = replace(knobs, generate=replace(knobs.generate, precision=precision))  # into the spec, as in generation
     log(f"attack: {reason}; {why}")
-    model = with_scheduler(load_diffusion(inputs.diffusion, device, dtype), knobs.generate.scheduler)
+    model = with_scheduler(load_diffusion(inputs.diffusion, device, DTYPES[precision]), knobs.generate.scheduler)
     undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, knobs.generate.towers)
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
     detectors = None if keep_text else _detectors(knobs, inputs, device)
@@ -149,6 +151,7 @@ def _detectors(knobs: AttackParams, inputs: Inputs, device: torch.device) -> lis
     if inputs.detector is None:
         raise NearsafeError(f"{inputs.clip}: not the embedded world's CLIP, so images are not kept: give --detector")
     judges = load_judges(knobs.detectors, load_world_detector(inputs.detector, device))
+    judges = watched(judges, knobs.detectors, inputs.detector, device)
     if not judges:
         raise NearsafeError("detectors: none is on, and images are not kept: nothing would be left of them")
     return [judge.detector for judge in judges]
@@ -186,7 +189,7 @@ def _attack_shard(run: Run, job: tuple[int, Shard]) -> tuple[list[Row], list[Row
     """Rows of tables "attacks" and "generations" of one shard."""
     seed, shard = job
     if seed not in run.samplings:
-        folder = run.inputs.checkpoints / seed_folder(seed)
+        folder = verified(run.inputs.checkpoints / seed_folder(seed))
         defended = text_tower(load_clip(folder, run.diffusion.device), run.diffusion, folder, run.knobs.generate.towers)
         own = (run.knobs.generate, run.diffusion, defended, run.defence.callbacks())
         run.samplings.clear()  # one checkpoint at a time

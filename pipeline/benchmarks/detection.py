@@ -17,6 +17,7 @@ from skimage.data import astronaut
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.bench import Comparison
+from pipeline.bench_growth import Growth
 from pipeline.detectors.nudenet import NudeNet
 from pipeline.detectors.registry import load_world_detector
 from pipeline.detectors.world import SIZE, WorldFeatures
@@ -37,6 +38,13 @@ def comparisons(params: Path = DEFAULT_FILE, images: int = 96) -> Iterator[Compa
         features = WorldFeatures(load_world_detector(Path(lookup(params, "models.detector")), pick_device()[0]))
         yield set_features(files, features)
         yield kept_features(files, features, Path(folder) / "cache")
+
+
+def growths() -> Iterator[Growth]:
+    """Images through NudeNet."""
+    yield Growth(
+        "NudeNet, side by side", "images", 16, lambda images, folder: boxes(photographs(folder, images)).built_in
+    )
 
 
 def boxes(files: Sequence[Path]) -> Comparison:

@@ -5,7 +5,7 @@ batch, and nothing at the same time. Weights are random in the shape of ViT-B/32
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from pipeline.bench import Comparison
+from pipeline.bench_growth import Growth
 from pipeline.benchmarks.detection import photographs
 from pipeline.embedding import EmbedParams, embed_part
 from pipeline.images import decode_image
@@ -32,9 +33,24 @@ def comparisons(depth: int | None = None, images: int = 128) -> Iterator[Compari
     """A shard from JPEG bytes to vectors, and what of it is pixels alone. `depth` cuts the layers of the tower."""
     clip = random_clip(depth)
     with tempfile.TemporaryDirectory() as folder:
-        cells = [{"bytes": file.read_bytes(), "path": None} for file in photographs(Path(folder), images)]
+        cells = jpegs(Path(folder), images)
     yield shard(clip, cells)
     yield fitting(cells, clip)
+
+
+def growths() -> Iterator[Growth]:
+    """A shard of N images."""
+    yield Growth("embed images (ViT-B/32's shape)", "images", 32, growing)
+
+
+def growing(images: int, folder: Path) -> Callable[[], object]:
+    """N images from JPEG bytes to vectors."""
+    return shard(random_clip(None), jpegs(folder, images)).built_in
+
+
+def jpegs(folder: Path, images: int) -> list[dict]:
+    """Image cells with the bytes of photographs that are written to `folder`."""
+    return [{"bytes": file.read_bytes(), "path": None} for file in photographs(folder, images)]
 
 
 def shard(clip: Clip, cells: list[dict]) -> Comparison:

@@ -5,12 +5,14 @@ The project's promise is exact top-1 within 1.15 times the product, under 2 GB b
 `--full` adds 165,000 x 165,000, ViSU's size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pipeline.bench import Comparison
+from pipeline.bench_growth import Growth
 from pipeline.mining import nearest
 from pipeline.precision import pick_device
 from pipeline.seeds import generator
@@ -28,6 +30,17 @@ def comparisons(full: bool = False) -> Iterator[Comparison]:
         queries, pool = (vectors(size, name).to(device) for name in ("queries", "pool"))
         title = f"nearest {k} of {size:,} in {size:,} x {WIDTH}: bare blocked product / exact"
         yield compare(title, queries, pool, k, turns)
+
+
+def growths() -> Iterator[Growth]:
+    """Pairs of vectors grow with the square."""
+    yield Growth(f"nearest 1 of N in N x {WIDTH}", "queries", 2_500, square)
+
+
+def square(size: int, folder: Path) -> Callable[[], object]:
+    """`folder` is not used."""
+    queries, pool = (vectors(size, name).to(pick_device()[0]) for name in ("queries", "pool"))
+    return lambda: nearest(queries, pool, 1, chunk=CHUNK)
 
 
 def compare(title: str, queries: Tensor, pool: Tensor, k: int, turns: int) -> Comparison:

@@ -1,15 +1,18 @@
 """The price of asking boxes again: view `asr_by_threshold` over a million stored boxes, against counting them."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.bench import Comparison
+from pipeline.bench_growth import Growth
 from pipeline.detectors.registry import NINE
 from pipeline.layout import Data, table_file
+from pipeline.report.page import render
+from pipeline.report.run import open_run
 from pipeline.results.database import connect
 from pipeline.seeds import rng
 from pipeline.tables import Output
@@ -25,6 +28,26 @@ def comparisons(images: int = 250_000, boxes: int = 4) -> Iterator[Comparison]:
             for sql in ("SELECT count(*) FROM detections", "SELECT * FROM asr_by_threshold")
         )
         yield Comparison(f"{images * boxes:,} boxes: SELECT count(*) / ASR at nine thresholds", count, view)
+
+
+def growths() -> Iterator[Growth]:
+    """A query that reads every box, and the page of a run that has them."""
+    yield Growth("ASR at nine thresholds, a query", "boxes", 125_000, asking)
+    yield Growth("the report of a run with N boxes", "boxes", 125_000, reporting)
+
+
+def asking(boxes: int, folder: Path) -> Callable[[], object]:
+    """Files of four boxes an image are written to `folder`."""
+    store_boxes(Data(folder), boxes // 4, 4)
+    database = connect(folder)
+    return lambda: database.execute("SELECT * FROM asr_by_threshold").fetchall()
+
+
+def reporting(boxes: int, folder: Path) -> Callable[[], object]:
+    """The same files, and the page with no other results."""
+    store_boxes(Data(folder), boxes // 4, 4)
+    run = open_run(folder, folder / "results", list("abcd"))
+    return lambda: render(run)
 
 
 def store_boxes(data: Data, images: int, boxes: int) -> None:

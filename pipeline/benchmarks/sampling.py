@@ -17,11 +17,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from pipeline.bench import Comparison
 from pipeline.models.clip import load_clip
 from pipeline.models.conditioning import TextTower
-from pipeline.models.diffusion import Diffusion, load_diffusion, sampling_dtype, text_tower
+from pipeline.models.diffusion import Diffusion, load_diffusion, settled_precision, text_tower
 from pipeline.models.families.registry import family_of
 from pipeline.models.sampler import generate, noise
 from pipeline.params import DEFAULT_FILE, lookup
-from pipeline.precision import pick_device
+from pipeline.precision import DTYPES, pick_device
 
 # Widths of Stable Diffusion 1.5's U-Net and VAE, and of a reduced one that a CPU samples in seconds.
 FULL = {"unet": (320, 640, 1280, 1280), "vae": (128, 256, 512, 512), "latent": 64, "text": 768, "layers": 12}
@@ -49,7 +49,7 @@ def comparisons(
     full = full or cuda
     settings = settings or ([Setting(1, 20), Setting(8, 20)] if cuda else [Setting(1, 2) if full else Setting(4, 4)])
     clip, folder = Path(lookup(params, "models.clip")), Path(lookup(params, "models.diffusion"))
-    dtype = sampling_dtype("auto", device)[0]
+    dtype = DTYPES[settled_precision("auto", device)[0]]
     world = load_diffusion(folder, device, dtype)
     tower = text_tower(load_clip(clip, device), world, clip)
     for setting in settings:

@@ -25,7 +25,7 @@ _PROBES = (8, 32, 128)  # lists that a query looks into
 def comparisons(full: bool = False, pool: int | None = None, queries: int = 2000) -> Iterator[Comparison]:
     """One line per setting of an inverted file (IVF). Without FAISS there is nothing to compare."""
     if importlib.util.find_spec("faiss") is None:
-        print("search: FAISS is not installed (pip install 'nearsafe[search]'): left out")
+        print("search: FAISS is not installed (run make env): left out")
         return
     count = pool or (_FULL if full else _POOL)
     vectors = captions_like(count + queries)

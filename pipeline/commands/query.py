@@ -14,6 +14,7 @@ import typer
 
 from pipeline.commands.completing import named_queries
 from pipeline.errors import NearsafeError
+from pipeline.files import writing
 from pipeline.layout import Data, Results
 
 if TYPE_CHECKING:
@@ -156,9 +157,10 @@ def _target(out: Path | None, binary: bool) -> Iterator[IO]:
     except OSError as error:
         raise NearsafeError(f"{out}: cannot be written ({error.strerror})") from error
     try:
-        with file:
-            yield file
-        os.replace(temporary, out)
+        with writing(out):
+            with file:
+                yield file
+            os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
 

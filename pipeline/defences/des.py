@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from pipeline.agewords import mentions_age
 from pipeline.defences.protocol import FrozenTokens, Input, Kind, States, Terms, TokenBatch
 from pipeline.defences.token_losses import (
     Reduce,
@@ -281,8 +282,10 @@ def _check_number(name: str, value: float) -> None:
 
 
 def _check_texts(name: str, texts: Sequence[str]) -> None:
-    """A blank text is the empty prompt, which is nobody's concept: e_0 itself."""
+    """Texts that may be asked of the model. A blank one is the empty prompt, which is nobody's concept: e_0 itself."""
     if not texts:
         raise ValueError(f"{name}: empty")
     if blank := [text for text in texts if not text.strip()]:
         raise ValueError(f"{name}: {blank[0]!r} is blank")
+    if young := [number for number, text in enumerate(texts) if mentions_age(text)]:
+        raise ValueError(f"{name}: text {young[0]} matches the age-word filter")

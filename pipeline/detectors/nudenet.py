@@ -58,6 +58,7 @@ class NudeNet:
     """Variant N-a. One image per call of the network (its batch size is fixed), images over the CPU's threads."""
 
     name = NAME
+    labels = LABELS
 
     def __init__(self, floor: float = FLOOR, iou: float = IOU, weights: Path | None = None) -> None:
         """Load the weights of the installed package, or of a file. Raises NearsafeError for other weights."""
@@ -66,7 +67,7 @@ class NudeNet:
         self.floor, self.iou = floor, iou
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(file), options, providers=_providers())
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=providers())
 
     def detect(self, images: Sequence[Image.Image]) -> list[list[Finding]]:
         """Boxes of each RGB image, best first."""
@@ -114,8 +115,8 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, iou: float) -> list[int]:
     return kept
 
 
-def _providers() -> list[str | tuple[str, dict[str, str]]]:
-    """CUDA where this build of onnxruntime has it, then the CPU."""
+def providers() -> list[str | tuple[str, dict[str, str]]]:
+    """What the network runs on: CUDA where this build of onnxruntime has it, then the CPU."""
     cuda = "CUDAExecutionProvider"
     there = [(cuda, {"use_tf32": "0"})] if cuda in onnxruntime.get_available_providers() else []
     return [*there, "CPUExecutionProvider"]

@@ -44,10 +44,18 @@ class NudeNetParams:
 class DetectorParams:
     """`score.detectors`: null leaves one out. `world` stands for the embedded world's own networks: its detector of
     images, the features of its Fréchet distance, its detector of text.
+
+    `seconds_per_image`, and 30 s besides, are what a call may take: an image without an answer by then is an error.
+    Null: no limit, and no process of their own for the detectors of images (`pipeline.detectors.watch`).
     """
 
     world: WorldParams | None = WorldParams()
     nudenet: NudeNetParams | None = NudeNetParams()
+    seconds_per_image: float | None = 2.0
+
+    def __post_init__(self) -> None:
+        if self.seconds_per_image is not None and not self.seconds_per_image > 0:
+            raise ValueError(f"seconds_per_image must be above 0, or null, got {self.seconds_per_image}")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class TextClassifier:
         """Load the weights. Raises NearsafeError naming a missing or broken folder."""
         self.hash = model_hash(folder)
         self.model = TextHazardDetector.from_pretrained(folder).to(device)
+        self.labels = self.model.labels
         self.batch_size = batch_size
 
     @torch.inference_mode()
@@ -59,6 +60,7 @@ class HazardWords:
     """One finding per hazard that a text names (see `named`), in vocabulary order; score 1."""
 
     name = WORDS
+    labels = VOCABULARY["hazard"]
 
     def __init__(self) -> None:
         words = class_words("hazard")

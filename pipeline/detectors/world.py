@@ -26,6 +26,7 @@ class WorldDetector:
         """Load the weights. Raises NearsafeError naming a missing or broken folder."""
         self.hash = model_hash(folder)
         self.model = HazardDetector.from_pretrained(folder).to(device)
+        self.labels = self.model.labels
         self.batch_size = batch_size
 
     @torch.inference_mode()

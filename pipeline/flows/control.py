@@ -10,11 +10,10 @@ from typing import Any
 import httpx
 
 from pipeline.errors import NearsafeError
-from pipeline.flows.home import live_server
+from pipeline.flows.home import live_server, sign_in
 from pipeline.flows.lock import Holder, holder
-from pipeline.layout import Data, table_file
-from pipeline.runs import read_runs
-from pipeline.tables import read_table
+from pipeline.layout import Data
+from pipeline.runs import read_log, read_runs
 
 WAITING = ("SCHEDULED", "PENDING")
 
@@ -72,9 +71,8 @@ def _info(data: Path, row: dict[str, Any], running: Holder | None) -> RunInfo:
     if state == "running" and (running is None or running.run_id != row["run_id"]):
         state = "killed"
     started, ended = row["started"], row["ended"]
-    seconds = (_time(ended) - _time(started)).total_seconds() if ended else None
-    file = data / Data().runs.name / row["run_id"] / table_file("stage_runs")
-    states = Counter(read_table(file, "stage_runs").column("state").to_pylist()) if file.is_file() else Counter()
+    seconds = max(0.0, (_time(ended) - _time(started)).total_seconds()) if ended else None
+    states = Counter(stage["state"] for stage in read_log(Data(data).runs / row["run_id"], "stage_runs"))
     return RunInfo(row["run_id"], state, started, seconds, row["experiment"], row["targets"] or "", dict(states))
 
 
@@ -90,7 +88,8 @@ def _waiting(root: Path) -> list[dict[str, Any]]:
     waits = {"state": {"type": {"any_": list(WAITING)}}}
     question = {"flow_runs": waits, "sort": "EXPECTED_START_TIME_ASC", "limit": 3}
     try:
-        return httpx.post(f"{server.url}/api/flow_runs/filter", json=question, timeout=10).raise_for_status().json()
+        address, auth = f"{server.url}/api/flow_runs/filter", sign_in(server)
+        return httpx.post(address, json=question, timeout=10, auth=auth).raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         raise NearsafeError(f"{server.url}: the server does not answer: {error}") from error
 
@@ -101,6 +100,7 @@ def _cancel_waiting(root: Path, entry: dict[str, Any]) -> None:
         raise NearsafeError("the server has just ended, and what waited on it")
     body = {"state": {"type": "CANCELLED", "message": "cancelled before it started"}, "force": True}
     try:
-        httpx.post(f"{server.url}/api/flow_runs/{entry['id']}/set_state", json=body, timeout=10).raise_for_status()
+        address, auth = f"{server.url}/api/flow_runs/{entry['id']}/set_state", sign_in(server)
+        httpx.post(address, json=body, timeout=10, auth=auth).raise_for_status()
     except httpx.HTTPError as error:
         raise NearsafeError(f"{server.url}: the flow run cannot be cancelled: {error}") from error

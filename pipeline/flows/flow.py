@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import httpx
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun, FailedRun
+from prefect.exceptions import CancelledRun, FailedRun, PrefectException
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline.errors import NearsafeError
 from pipeline.flows import lock
-from pipeline.flows.artifacts import show_results, show_stages
+from pipeline.flows.artifacts import show_results, show_stages, shown_if_possible
 from pipeline.flows.devices import Devices, find_gpus
 from pipeline.flows.experiment import save
 from pipeline.flows.home import live_server
@@ -30,7 +30,7 @@ from pipeline.flows.processes import Processes
 from pipeline.flows.stages import Work, run_stage
 from pipeline.flows.summary import Ended
 from pipeline.layout import Data, Results
-from pipeline.runs import RunRecord, metrics_rows
+from pipeline.runs import RunRecord, known_metrics
 
 # A task that waits for others holds a thread, so there must be more threads than stages; real work is limited by the
 # devices and slots. Threads are made when a task needs one.
@@ -80,7 +80,14 @@ def run_job(job: Job) -> Outcome:
         task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),
     )  # fmt: skip
     request = job.request
-    state = opened(list(request.targets), list(request.overrides), request.force, return_state=True)
+    try:
+        state = opened(list(request.targets), list(request.overrides), request.force, return_state=True)
+    except (httpx.HTTPError, PrefectException) as error:
+        if not outcomes:
+            raise NearsafeError(
+                f"Prefect's server does not answer ({error}): run again; what had finished is kept"
+            ) from error
+        return outcomes[0]  # only the last word to its server is lost
     if not outcomes:
         state.result(raise_on_failure=True)  # what went wrong before or inside `execute`
         raise RuntimeError(f"the flow ended as {state.name} without an outcome: {state.message}")
@@ -104,21 +111,23 @@ def execute(job: Job) -> Outcome:
     )  # fmt: skip
     lock.write(request.root, replace(job.holder, run_id=record.run_id, flow_run_id=flow_run_id))
     if job.experiment:
-        _label(job)
+        with shown_if_possible():
+            _label(job)
     work = Work(job.place, request.force, Devices(find_gpus(request.devices), job.settings.cpu_slots), record)
     for name in job.plan.stages:
         if name not in job.plan.steps:
             work.end(name, Ended("up_to_date"))
-    before, state = _metrics(request.root), "failed"
+    before, state = known_metrics(request.root / Results().metrics), "failed"
     try:
         with _signals(work.processes):
             _run_stages(job, work)
             outcome = conclude(job, work.ended, work.processes.cancelled, record.run_id, _page(request.root))
             if job.experiment and outcome.state == "completed":
                 save(request.root, job.place, job.experiment)
-            show_stages(job, work, outcome.message)
-            if outcome.state == "completed":
-                show_results(job, before, _metrics(job.place))
+            with shown_if_possible():
+                show_stages(job, work.ended, outcome.message)
+                if outcome.state == "completed":
+                    show_results(job, before, known_metrics(job.place / Results().metrics))
         state = outcome.state
         return outcome
     finally:
@@ -172,14 +181,6 @@ def _label(job: Job) -> None:
         name = f"{job.experiment}: {job.request}"
         client.update_flow_run(runtime.flow_run.id, name=name, tags=["experiment", job.experiment])
     get_run_logger().info("experiment %s, in %s", job.experiment, job.place)
-
-
-def _metrics(place: Path) -> list[dict[str, Any]]:
-    """The headline numbers that lie there now; none before the first run, and none of a file that is not whole."""
-    try:
-        return metrics_rows(place / Results().metrics)
-    except NearsafeError:
-        return []
 
 
 def _page(root: Path) -> str | None:

@@ -2,14 +2,19 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import networkx as nx
+from dvc.dependency import param
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
+from dvc.repo.index import Index
+from dvc.utils.serialize import load_path
 
 from pipeline.errors import NearsafeError
 
@@ -43,8 +48,8 @@ def make_plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> P
         raise NearsafeError(f"{root}: no {MAIN} here; run this in the root of the repository")
     try:
         with Repo(str(root), _wait_for_lock=True) as repo:  # what --wait-for-lock sets
-            graph = repo.index.graph  # edges point from a stage to what it depends on
-            names = {stage: _name(stage) for stage in graph if getattr(stage, "cmd", None)}  # a .dvc file has no cmd
+            graph = _graph(repo, targets)  # edges point from a stage to what it depends on
+            names = _names(graph)
             wanted = _select(names, targets)
             needed = wanted.union(*(nx.descendants(graph, stage) for stage in wanted)) & names.keys()
             order = [stage for stage in nx.topological_sort(graph.reverse(copy=False)) if stage in needed]
@@ -61,10 +66,36 @@ def make_plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> P
     return Plan(tuple(names[stage] for stage in order), steps)
 
 
+def _graph(repo: Repo, targets: Sequence[str]) -> nx.DiGraph:
+    """DVC's graph. Of the root's dvc.yaml alone where that has all targets: reading the studies takes seconds."""
+    main = Index.from_file(repo, os.path.join(repo.root_dir, MAIN)).graph
+    names = {target for name in _names(main).values() for target in (name, *_groups(name))}
+    return main if names.issuperset(target.removeprefix(f"{MAIN}:") for target in targets) else repo.index.graph
+
+
+def _names(graph: nx.DiGraph) -> dict[Any, str]:
+    """Every stage that has a command (a .dvc file has none), and what it is called."""
+    return {stage: _name(stage) for stage in graph if getattr(stage, "cmd", None)}
+
+
 def _changed(repo: Repo, stages: Iterable[Any]) -> set[str]:
     """Names of the stages that are not as `dvc.lock` says. `Repo.status` would load the graph once per target."""
-    with lock_repo(repo):
+    with lock_repo(repo), _each_file_of_parameters_once():
         return {_name(stage) for stage in stages if stage.status(check_updates=True)}
+
+
+@contextmanager
+def _each_file_of_parameters_once() -> Iterator[None]:
+    """DVC parses params.yaml anew for every stage: a third of the time that a look at an unchanged pipeline takes."""
+    parsed: dict[str, Any] = {}
+
+    def load(path: str, fs: Any, **options: Any) -> Any:
+        if path not in parsed:
+            parsed[path] = load_path(path, fs, **options)
+        return parsed[path]
+
+    with patch.object(param, "load_path", load):
+        yield
 
 
 def _name(stage: Any) -> str:

@@ -8,31 +8,50 @@ from typing import Any
 
 import psutil
 
+from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.layout import Local
 
+AUTH = "NEARSAFE_UI_AUTH"  # NAME:PASSWORD of the pages; a variable, because a file may be committed
 STARTUP = 180  # seconds; on a busy machine a first start took 75, Prefect allows 20
 
 
 @dataclass(frozen=True)
 class Process:
-    """A process that a file names. Its start time tells it from a later one with the same number."""
+    """A process that a file names. Its start tells it from a later one with the same number.
+
+    `started`: on Linux seconds since the boot named in `boot`, which a clock that is set does not move; elsewhere the
+    time of day.
+    """
 
     pid: int
     started: float
+    boot: str = ""
 
     @classmethod
     def of(cls, pid: int) -> "Process":
         """The one that now has this number. Raises psutil.NoSuchProcess."""
-        return cls(pid, psutil.Process(pid).create_time())
+        return cls(pid, _started(psutil.Process(pid)), _boot())
 
     def find(self) -> psutil.Process | None:
         """The process, if it still runs."""
         try:
             process = psutil.Process(self.pid)
-            alive = abs(process.create_time() - self.started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+            same = self.boot == _boot() and abs(_started(process) - self.started) < 2.0
+            alive = same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
+
+
+def _started(process: psutil.Process) -> float:
+    # Linux tells a start since boot; psutil adds the time of the boot by today's clock.
+    return process.create_time() - (psutil.boot_time() if psutil.LINUX else 0.0)
+
+
+def _boot() -> str:
+    file = Path("/proc/sys/kernel/random/boot_id")
+    return file.read_text(encoding="ascii").strip() if file.is_file() else ""
 
 
 @dataclass(frozen=True)
@@ -42,14 +61,13 @@ class Server:
     url: str  # of the pages; the API is below /api
     report: str  # of the report's page
     processes: tuple[Process, ...]
+    protected: bool = False  # it asks for the name and password of NEARSAFE_UI_AUTH
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write a small file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
 def write_server(root: Path, server: Server) -> None:
@@ -61,7 +79,8 @@ def read_server(root: Path) -> Server | None:
     """What the file says, be it true or not; None without a readable one."""
     try:
         values = json.loads((root / Local().server).read_text(encoding="utf-8"))
-        return Server(values["url"], values["report"], tuple(Process(**entry) for entry in values["processes"]))
+        processes = tuple(Process(**entry) for entry in values["processes"])
+        return Server(values["url"], values["report"], processes, bool(values.get("protected")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -70,6 +89,25 @@ def live_server(root: Path) -> Server | None:
     """The server of this clone, if all of it still runs."""
     server = read_server(root)
     return server if server and server.processes and all(process.find() for process in server.processes) else None
+
+
+def credentials() -> str | None:
+    """ "NAME:PASSWORD" for the pages, from the environment; None where it is not set. Raises NearsafeError."""
+    given = os.environ.get(AUTH)
+    if given is None:
+        return None
+    name, _, password = given.partition(":")
+    if not name or not password or not given.isascii() or not given.isprintable():
+        raise NearsafeError(f"{AUTH}: expected NAME:PASSWORD, in printable ASCII")
+    return given
+
+
+def sign_in(server: Server) -> tuple[str, str] | None:
+    """Name and password for a request to this server. Raises NearsafeError where it asks for them and has none."""
+    given = credentials() if server.protected else None
+    if server.protected and given is None:
+        raise NearsafeError(f"{server.url} asks for a password: set {AUTH}=NAME:PASSWORD, as where `make ui` runs")
+    return tuple(given.split(":", 1)) if given else None
 
 
 def settings(root: Path, url: str | None) -> dict[str, str]:
@@ -87,7 +125,11 @@ def settings(root: Path, url: str | None) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
     }
-    return {**values, "PREFECT_API_URL": f"{url}/api"} if url else values
+    if url:
+        values["PREFECT_API_URL"] = f"{url}/api"
+        if auth := credentials():  # a server that does not ask for them takes no offence
+            values["PREFECT_API_AUTH_STRING"] = auth
+    return values
 
 
 def environment(root: Path, url: str | None) -> dict[str, str]:

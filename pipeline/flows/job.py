@@ -1,5 +1,6 @@
 """One request to a flow, from its words to what is to run: the clone held, the workspace made, DVC asked once."""
 
+import ipaddress
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from pipeline.flows.graph import Plan, make_plan
 from pipeline.flows.lock import Holder, hold
+from pipeline.guard import guarded
 from pipeline.params import DEFAULT_FILE, section
 
 
@@ -29,10 +31,18 @@ class Settings:
     nightly: Nightly = field(default_factory=Nightly)
     cpu_slots: int = 1  # stages without a GPU that run at once
     keep_workspaces: int = 5
+    host: str = "127.0.0.1"  # where `make ui` listens; any but loopback needs a password
 
     def __post_init__(self) -> None:
+        if not isinstance(address := ipaddress.ip_address(self.host), ipaddress.IPv4Address) or address.is_unspecified:
+            raise ValueError(f"host: {self.host}: expected one IPv4 address of this machine")
         if self.cpu_slots < 1 or self.keep_workspaces < 1:
             raise ValueError("cpu_slots and keep_workspaces: at least 1")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody else can reach `host`."""
+        return ipaddress.ip_address(self.host).is_loopback
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def open_job(request: Request) -> Iterator[Job]:
         from pipeline.flows.experiment import check_overrides  # DVC's reader of overrides is slow to import
 
         check_overrides(request.root, request.overrides)
-    with hold(request.root, str(request)) as holder:
+    with guarded(), hold(request.root, str(request)) as holder:
         experiment, place = None, request.root
         if request.overrides:
             from pipeline.flows.experiment import make_workspace

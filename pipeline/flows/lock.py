@@ -1,4 +1,4 @@
-"""One flow per clone: a lock on a file, and beside it who holds it."""
+"""One run per clone, a flow or `nearsafe repro`: a lock on a file, and beside it who holds it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from pipeline.layout import Local
 
 @dataclass(frozen=True)
 class Holder:
-    """The flow that holds the clone."""
+    """The run that holds the clone."""
 
     process: Process
     since: str  # ISO-8601, UTC
@@ -32,15 +32,20 @@ class Holder:
 
 @contextmanager
 def hold(root: Path, what: str) -> Iterator[Holder]:
-    """Hold the clone `root` for a flow. Raises NearsafeError naming the holder where another flow runs."""
-    lock = _lock(root)
+    """Hold the clone `root` for a run. Raises NearsafeError naming the holder where another one runs.
+
+    The system lets go of it when this process ends, however that ends.
+    """
     try:
+        lock = _lock(root)
         lock.acquire(timeout=0)
     except Timeout:
         raise NearsafeError(
-            f"a flow runs in this clone already: {_read(root) or 'it has just started'}; wait for it, or stop it with "
+            f"a run of this clone is under way: {_read(root) or 'it has just started'}; wait for it, or stop it with "
             "`nearsafe flow cancel`"
         ) from None
+    except OSError as error:
+        raise NearsafeError(f"{root / Local().lock}: cannot be written: {error.strerror or error}") from error
     try:
         holder = Holder(Process.of(os.getpid()), datetime.now(UTC).isoformat(timespec="seconds"), what)
         write(root, holder)
@@ -56,7 +61,7 @@ def write(root: Path, holder: Holder) -> None:
 
 
 def holder(root: Path) -> Holder | None:
-    """The flow that runs in this clone now, if any. A file that a killed flow left behind is no holder."""
+    """The run of this clone now, if any. A file that a killed one left behind is no holder."""
     found = _read(root)
     if found is None or found.process.find() is None:
         return None

@@ -3,21 +3,19 @@
 Each runs in a process group of its own, so that stopping it also stops the stage's command and what that started.
 """
 
-import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pipeline.child import environment, lines
+from pipeline.child import Child
+from pipeline.progress import peak_memory
 
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 TAIL = 4  # last lines that an error quotes; the log has all
@@ -32,18 +30,19 @@ Line = Callable[[str, bool], None]  # the text, and whether it is one of a progr
 
 @dataclass(frozen=True)
 class Result:
-    """How a stage's process ended. `reason`: its last words, of a failed one."""
+    """How a stage's process ended. `reason`: its last words, of a failed one; `peak_mb`: MiB, of one that said so."""
 
     state: Literal["ran", "cached", "up_to_date", "failed"]
     seconds: float
     reason: str | None = None
+    peak_mb: float | None = None
 
 
 class Processes:
     """The stages that run now, so that a signal can end them all."""
 
     def __init__(self) -> None:
-        self._live: set[subprocess.Popen[bytes]] = set()
+        self._live: set[Child] = set()
         self._cancelled = threading.Event()
 
     @property
@@ -64,40 +63,34 @@ class Processes:
         force_option = ["--force"] if force else []
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *force_option, stage]
         began, said = time.monotonic(), _Said()
-        process = subprocess.Popen(
-            command, cwd=root, env={**environment(), "CUDA_VISIBLE_DEVICES": device}, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        self._live.add(process)
+        child = Child(command, root, {"CUDA_VISIBLE_DEVICES": device})
+        self._live.add(child)
         try:
             if self.cancelled:  # the signal came just before the line above
                 self._signal(signal.SIGTERM)
-            for whole in lines(process.stdout):
+            for whole in child.lines():
                 text, passing = whole.rstrip("\r\n"), whole.endswith("\r")
                 if not passing:
                     said.hear(text)
                 line(text, passing)
-            code = process.wait()
+        except BaseException:  # of `line`: nobody would read the pipe any more
+            child.signal(signal.SIGKILL)
+            raise
         finally:
-            if process.poll() is None:  # `line` raised: nobody would read the pipe any more
-                self._group(process, signal.SIGKILL)
-                process.wait()
-            self._live.discard(process)
+            code = child.wait()
+            self._live.discard(child)
         seconds = time.monotonic() - began
-        return Result("failed", seconds, said.last_words(code)) if code else Result(said.state, seconds)
+        if code:
+            return Result("failed", seconds, said.last_words(code), said.peak_mb)
+        return Result(said.state, seconds, peak_mb=said.peak_mb)
 
     def _kill_later(self) -> None:
         time.sleep(GRACE)
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        for process in list(self._live):
-            self._group(process, number)
-
-    @staticmethod
-    def _group(process: subprocess.Popen[bytes], number: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
+        for child in list(self._live):
+            child.signal(number)
 
 
 class _Said:
@@ -105,6 +98,7 @@ class _Said:
 
     def __init__(self) -> None:
         self.state: Literal["ran", "cached", "up_to_date"] = "ran"
+        self.peak_mb: float | None = None
         self._decided = False
         self._tail: deque[str] = deque(maxlen=TAIL)
 
@@ -112,6 +106,7 @@ class _Said:
         """Take in a line. After DVC has said what it does, words like its own are the stage's."""
         if text.strip() and not _REPEATED.match(text):
             self._tail.append(text)
+        self.peak_mb = peak_memory(text) or self.peak_mb
         for pattern, state in ((_SKIPPED, "up_to_date"), (_CACHED, "cached"), (_RUNNING, "ran")):
             if not self._decided and pattern.match(text):
                 self.state, self._decided = state, True

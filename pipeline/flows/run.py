@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.flows.home import live_server, prepare
+from pipeline.flows.home import live_server, prepare, sign_in
 from pipeline.flows.job import Request, open_job
 from pipeline.flows.outcome import Outcome, nothing_stale
 
@@ -28,6 +28,8 @@ def run_flow(
         if not job.plan.steps:
             return nothing_stale(job)
         server = live_server(request.root)
+        if server:
+            sign_in(server)
         prepare(request.root, server.url if server else None)
         from pipeline.flows.flow import run_job  # Prefect reads its settings when it is imported
 

@@ -1,4 +1,4 @@
-"""`make ui`: Prefect's server and pages, the deployments and the report, on loopback only.
+"""`make ui`: Prefect's server and pages, the deployments and the report, on loopback or behind a password.
 
 This process only watches: the server and the runner of the deployments are its children, each in a session of its own,
 so that Ctrl-C reaches this process first and flows end before what they report to.
@@ -12,43 +12,83 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 
 from pipeline.errors import NearsafeError
-from pipeline.flows.home import STARTUP, Process, Server, environment, read_server, write_server
+from pipeline.flows.home import (
+    AUTH,
+    STARTUP,
+    Process,
+    Server,
+    credentials,
+    environment,
+    read_server,
+    sign_in,
+    write_server,
+)
 from pipeline.flows.job import read_settings
-from pipeline.flows.pages import HOST, serve_folder
+from pipeline.flows.pages import serve_folder
 from pipeline.layout import Local, Report
+from pipeline.orphans import Watch
 
 PORT = 4200
 REPORT_PORT = 4201
 DEPLOYMENTS = 2
+RESTARTS = 5  # of a server that ended by itself; a flow waits a minute for it, and does not end
 GRACE = 30.0  # seconds for flows to end: their stages get SIGTERM, and 10 s later SIGKILL
 
-Children = list[subprocess.Popen[bytes]]
+
+class _Guarded(subprocess.Popen[bytes]):
+    """A process in a session of its own, of which nothing is left when it ends, or when this process is killed."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        self._watch = Watch()
+        super().__init__(command, start_new_session=True, **options)
+        self._watch.over(self.pid)
+
+
+Children = list[_Guarded]
 
 
 def serve(root: Path, port: int | None = None, report_port: int | None = None) -> None:
     """Start everything, print the addresses and wait; Ctrl-C or SIGTERM ends all of it.
 
-    A port that is None is 4200 (4201 for the report), or a free one where that is taken. Raises NearsafeError where a
-    server of this clone runs already, where a port that was asked for is taken, and where Prefect does not start.
+    It listens on `flows.host` of params.yaml. Both ask for the name and password of NEARSAFE_UI_AUTH if it is set; an
+    address that others can reach is refused without. A port that is None is 4200 (4201 for the report), or a free one
+    where that is taken. Raises NearsafeError where a server of this clone runs already, where a port that was asked
+    for is taken, and where Prefect does not start.
     """
     root = Path(root).resolve()
-    read_settings(root)
+    settings, auth = read_settings(root), credentials()
+    host = settings.host
+    if not settings.loopback and auth is None:
+        raise NearsafeError(
+            f"params.yaml: flows.host {host} can be reached from other machines: set {AUTH}=NAME:PASSWORD in the "
+            "environment, or take 127.0.0.1"
+        )
     _end_leftovers(root)
-    url = f"http://{HOST}:{_port(port, PORT)}"
-    pages = serve_folder(root / Report().root, _port(report_port, REPORT_PORT))
-    report = f"http://{HOST}:{pages.server_address[1]}/"
+    url = f"http://{host}:{_port(host, port, PORT)}"
+    pages = serve_folder(root / Report().root, host, _port(host, report_port, REPORT_PORT), auth)
+    server = Server(url, f"http://{host}:{pages.server_address[1]}/", (), auth is not None)
     children: Children = []
     try:
         with _stop_signals() as stop:
-            _start(root, url, children, stop)
+            _start(root, server, children, stop)
             if not stop.is_set():
-                _announce(root, url, report, children)
+                _announce(root, server, children)
+            for _ in range(RESTARTS):
+                while not stop.wait(0.5) and children[0].poll() is None:
+                    _check(root, children)
+                if stop.is_set():
+                    break
+                print("Prefect's server ended: it is started again", flush=True)
+                _start(root, server, children, stop)
+                _register(root, server, children)
             while not stop.wait(0.5):
                 _check(root, children)
     finally:
@@ -57,30 +97,31 @@ def serve(root: Path, port: int | None = None, report_port: int | None = None) -
         (root / Local().server).unlink(missing_ok=True)
 
 
-def _start(root: Path, url: str, children: Children, stop: threading.Event) -> None:
-    """Prefect's server, then the runner of the deployments; each is awaited."""
-    address = httpx.URL(url)
-    env = environment(root, url)
+def _start(root: Path, server: Server, children: Children, stop: threading.Event) -> None:
+    """Prefect's server, again if it ended, then the runner of the deployments if it does not run; each is awaited."""
+    url, address, env = server.url, httpx.URL(server.url), environment(root, server.url)
     own = {
         "PREFECT_UI_API_URL": f"{url}/api",
         # Only its own pages may call the server: another site open in the browser could start flows.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{address.port}",
     }
-    command = ["prefect", "server", "start", "--host", HOST, "--port", str(address.port)]
-    children.append(_child(root, "server", command, {**env, **own}))
+    if server.protected:
+        own["PREFECT_SERVER_API_AUTH_STRING"] = env["PREFECT_API_AUTH_STRING"]
+    command = ["prefect", "server", "start", "--host", address.host, "--port", str(address.port)]
+    children[:1] = [_child(root, "server", command, {**env, **own})]
     _await(root, children, stop, lambda: httpx.get(f"{url}/api/health", timeout=2).status_code == 200)
-    if not stop.is_set():
+    if not stop.is_set() and len(children) == 1:
         children.append(_child(root, "runner", ["pipeline.flows.deployments"], env))
-        _await(root, children, stop, lambda: _deployed(url) >= DEPLOYMENTS)
+        _await(root, children, stop, lambda: _deployed(server) >= DEPLOYMENTS)
 
 
-def _child(root: Path, name: str, module: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _child(root: Path, name: str, module: Sequence[str], env: dict[str, str]) -> _Guarded:
     log = root / Local().prefect / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module], cwd=root, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=subprocess.STDOUT,
+    with log.open("ab") as out:  # a server that is started again does not hide why
+        return _Guarded(
+            [sys.executable, "-m", *module], cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 
@@ -96,9 +137,9 @@ def _await(root: Path, children: Children, stop: threading.Event, ready: Callabl
             raise NearsafeError(f"Prefect was not ready after {STARTUP} s; its logs are in {root / Local().prefect}")
 
 
-def _deployed(url: str) -> int:
+def _deployed(server: Server) -> int:
     """How many deployments are served now."""
-    answer = httpx.post(f"{url}/api/deployments/filter", json={}, timeout=5)
+    answer = httpx.post(f"{server.url}/api/deployments/filter", json={}, timeout=5, auth=sign_in(server))
     return sum(entry["status"] == "READY" for entry in answer.json())
 
 
@@ -111,11 +152,18 @@ def _check(root: Path, children: Children) -> None:
             raise NearsafeError(f"Prefect's {name} ended with status {child.returncode} ({log}): {' '.join(words)}")
 
 
-def _announce(root: Path, url: str, report: str, children: Children) -> None:
+def _register(root: Path, server: Server, children: Children) -> None:
+    """Say where the server is, and which processes it is."""
     processes = tuple(Process.of(pid) for pid in (psutil.Process().pid, *(child.pid for child in children)))
-    write_server(root, Server(url, report, processes))
-    print(f"Flows:  {url}/deployments   (repro/manual: Run; repro/nightly runs by itself)")
-    print(f"Report: {report}")
+    write_server(root, replace(server, processes=processes))
+
+
+def _announce(root: Path, server: Server, children: Children) -> None:
+    _register(root, server, children)
+    print(f"Flows:  {server.url}/deployments   (repro/manual: Run; repro/nightly runs by itself)")
+    print(f"Report: {server.report}")
+    if server.protected:
+        print(f"Both ask for the name and password of {AUTH}.")
     print("Ctrl-C ends both, and a flow that runs.", flush=True)
 
 
@@ -169,16 +217,16 @@ def _stop_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _port(asked: int | None, usual: int) -> int:
+def _port(host: str, asked: int | None, usual: int) -> int:
     """The port asked for, the usual one, or a free one where that is taken. Raises NearsafeError."""
     for port in (asked,) if asked is not None else (usual, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, port))
+                probe.bind((host, port))
             except OSError as error:
                 if asked is not None:
-                    raise NearsafeError(f"port {asked} of {HOST} cannot be used: {error.strerror}") from error
+                    raise NearsafeError(f"port {asked} of {host} cannot be used: {error.strerror}") from error
                 continue
             return probe.getsockname()[1]
-    raise NearsafeError(f"no port of {HOST} is free")
+    raise NearsafeError(f"no port of {host} is free")

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from pipeline.flows.artifacts import shown_if_possible
 from pipeline.flows.devices import Devices
 from pipeline.flows.graph import Step
 from pipeline.flows.processes import Processes
@@ -35,7 +36,7 @@ class Work:
     def end(self, stage: str, ended: Ended) -> None:
         """Keep what became of a stage, here and in the log of runs."""
         self.ended[stage] = ended
-        self.record.stage(stage, ended.state, ended.seconds, ended.device, ended.reason)
+        self.record.stage(stage, ended.state, ended.seconds, ended.device, ended.reason, ended.peak_mb)
 
 
 @task(task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False, retries=0)
@@ -53,7 +54,7 @@ def run_stage(name: str, step: Step, work: Work) -> State:
         reason = "stopped: the flow was cancelled"
     elif result.state in ("ran", "cached"):
         follow.finish()
-    work.end(name, Ended(result.state, result.seconds, device or "cpu", reason))
+    work.end(name, Ended(result.state, result.seconds, device or "cpu", reason, result.peak_mb))
     if result.state != "failed":
         return Completed(name=LABELS[result.state], message=f"{result.seconds:.1f} s on {device or 'cpu'}")
     return Failed(name="Stopped" if work.processes.cancelled else LABELS["failed"], message=reason)
@@ -101,10 +102,11 @@ class _Follow:
     def _show(self, percent: float, now: float | None) -> None:
         if now is not None and (percent == self._shown or (self._artifact and now - self._at < EVERY)):
             return
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, artifact_key(f"progress-{self._stage}"), self._stage)
-        else:
-            update_progress_artifact(self._artifact, progress=percent)
+        with shown_if_possible():
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, artifact_key(f"progress-{self._stage}"), self._stage)
+            else:
+                update_progress_artifact(self._artifact, progress=percent)
         self._shown, self._at = percent, now or self._at
 
 

@@ -25,6 +25,7 @@ class Ended:
     seconds: float | None = None
     device: str | None = None
     reason: str | None = None
+    peak_mb: float | None = None
 
 
 def stage_rows(stages: Sequence[str], ended: Mapping[str, Ended]) -> list[dict[str, str]]:
@@ -33,10 +34,11 @@ def stage_rows(stages: Sequence[str], ended: Mapping[str, Ended]) -> list[dict[s
     for name in stages:
         end = ended[name]
         seconds = "" if end.seconds is None else f"{end.seconds:.1f}"
+        peak = "" if end.peak_mb is None else f"{end.peak_mb:.0f}"
         reason = (end.reason or "").splitlines()
         rows.append(
-            {"stage": name, "state": LABELS[end.state], "seconds": seconds, "device": end.device or "",
-             "reason": " ".join(reason[-2:])}
+            {"stage": name, "state": LABELS[end.state], "seconds": seconds, "peak MiB": peak,
+             "device": end.device or "", "reason": " ".join(reason[-2:])}
         )  # fmt: skip
     return rows
 

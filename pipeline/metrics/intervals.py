@@ -38,13 +38,21 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> tuple[floa
     return low, high
 
 
-def proportion(hits: np.ndarray) -> Estimate:
-    """Share of True in `hits` (N,) bool with its Wilson interval; no value for N = 0."""
+def proportion(hits: np.ndarray, unknown: int = 0) -> Estimate:
+    """Share of True in `hits` (N,) bool with its Wilson interval; no value for N = 0.
+
+    `unknown` items more may be either (evaluation.md section 1: an error is never safe). They count in n, and the
+    interval, "wilson_bounds", goes from the low end with all of them False to the high end with all of them True; the
+    value is that of `hits`, which lies between, and none where there are none.
+    """
     hits = np.asarray(hits, dtype=bool)
-    if hits.size == 0:
+    n, successes = int(hits.size) + unknown, int(hits.sum())
+    if n == 0:
         return Estimate(None, 0, method="wilson")
-    successes = int(hits.sum())
-    return Estimate(successes / hits.size, int(hits.size), *wilson(successes, hits.size), "wilson")
+    value = successes / hits.size if hits.size else None
+    if not unknown:
+        return Estimate(value, n, *wilson(successes, n), "wilson")
+    return Estimate(value, n, wilson(successes, n)[0], wilson(successes + unknown, n)[1], "wilson_bounds")
 
 
 def bootstrap_mean(values: np.ndarray, replicates: int, rng: np.random.Generator) -> Estimate:

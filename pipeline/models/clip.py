@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 
-from pipeline.errors import NearsafeError
+from pipeline.memory import in_batches
 from pipeline.models.activation import warn_once
-from pipeline.models.clip_files import check_tokenizer_files, check_tokens, check_weights, read_config
+from pipeline.models.clip_files import check_processor, check_tokens, load_tokenizer, read_config
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
+from pipeline.models.loading import load_whole, loading
 from pipeline.parallel import parallel
 
 Images = Sequence[Image.Image] | Tensor
@@ -55,28 +54,18 @@ def load_clip(folder: Path, device: torch.device | str = "cpu") -> Clip:
     folder = Path(folder)
     digest = model_hash(folder)
     config = read_config(folder)
-    check_tokenizer_files(folder)
-    try:
-        with quiet():
-            model, loading = CLIPModel.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # named below
-                output_loading_info=True,
-            )
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = load_tokenizer(folder)
+    model = load_whole(CLIPModel, folder, "CLIP folder", torch.float32)
+    with loading(folder, "CLIP folder"):
         processor, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
-        mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NearsafeError(f"{folder}: not a loadable CLIP folder: {reason}") from error
-    check_weights(folder, model, loading)
-    check_tokens(folder, tokenizer, model)
-    warn_once(folder, config)
     size = model.config.vision_config.image_size
-    return Clip(model.to(device).eval(), tokenizer, size, mean, std, processor.get("resample", 3), digest)
+    check_tokens(folder, tokenizer, model.config.text_config)
+    check_processor(folder, processor, size)
+    warn_once(folder, config)
+    with loading(folder, "CLIP folder"):
+        model = model.to(device).eval()
+    mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    return Clip(model, tokenizer, size, mean, std, processor.get("resample", 3), digest)
 
 
 def tokenize(clip: Clip, texts: Sequence[str]) -> Tokens:
@@ -122,9 +111,13 @@ def encode_texts(clip: Clip, texts: Sequence[str], batch_size: int = 256) -> Ten
     """Projected text embeddings (N, D) float32 on the CPU, not normalised. Texts of like length share a batch."""
     tokens = tokenize(clip, texts)
     found = torch.zeros(len(texts), clip.model.config.projection_dim)
-    for rows in torch.argsort(tokens.lengths, stable=True).split(batch_size) if len(texts) else ():
-        ids = tokens.rows(rows).to(clip.model.device)
-        found[rows] = clip.model.get_text_features(input_ids=ids).pooler_output.float().cpu()
+    order = torch.argsort(tokens.lengths, stable=True)
+
+    def encode(batch: slice) -> None:
+        ids = tokens.rows(order[batch]).to(clip.model.device)
+        found[order[batch]] = clip.model.get_text_features(input_ids=ids).pooler_output.float().cpu()
+
+    in_batches(len(texts), batch_size, encode)
     return found
 
 
@@ -132,10 +125,12 @@ def encode_texts(clip: Clip, texts: Sequence[str], batch_size: int = 256) -> Ten
 def encode_images(clip: Clip, images: Images, batch_size: int = 256) -> Tensor:
     """Projected image embeddings (N, D) float32 on the CPU, not normalised. See `pixels` for what an image may be."""
     found = torch.zeros(len(images), clip.model.config.projection_dim)
-    for start in range(0, len(images), batch_size):
-        batch = pixels(images[start : start + batch_size], clip)
-        encoded = clip.model.get_image_features(pixel_values=batch).pooler_output
-        found[start : start + batch_size] = encoded.float().cpu()
+
+    def encode(batch: slice) -> None:
+        encoded = clip.model.get_image_features(pixel_values=pixels(images[batch], clip)).pooler_output
+        found[batch] = encoded.float().cpu()
+
+    in_batches(len(images), batch_size, encode)
     return found
 
 

@@ -18,21 +18,20 @@ from diffusers.schedulers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
-from safetensors import SafetensorError
 from torch import nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel, T5TokenizerFast
 
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.models.clip import Clip, load_clip
+from pipeline.models.clip_files import check_tokens, check_vocabulary, load_tokenizer
 from pipeline.models.conditioning import Conditioner, Encoder, TextTower
 from pipeline.models.families.family import Family
 from pipeline.models.families.registry import family_of
+from pipeline.models.folders import count_floats, read_settings
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
-from pipeline.models.slots import T5, Slot, fitting_slot, load_tokenizer, read_slots, slot_tokenizer, tower_in
-from pipeline.params import load
-from pipeline.precision import DTYPES
+from pipeline.models.loading import check_types, check_whole, load_whole, loading
+from pipeline.models.slots import T5, Slot, fitting_slot, read_slots, slot_tokenizer, tower_in
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _AUTOENCODERS = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
@@ -51,7 +50,6 @@ _SCHEDULERS = {
     )
 }
 _ENCODERS = {cls.__name__: cls for cls in (CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel)}
-_BROKEN = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -102,19 +100,20 @@ class Diffusion:
         return self.latent_shape[1] * self.vae_scale, self.latent_shape[2] * self.vae_scale
 
 
-def sampling_dtype(precision: Precision, device: torch.device) -> tuple[torch.dtype, str]:
-    """Number format of the denoiser and the VAE, and the reason in words.
+def settled_precision(precision: Precision, device: torch.device) -> tuple[Precision, str]:
+    """Number format of the denoiser and the VAE without "auto", a key of DTYPES, and the reason in words.
 
     "auto" is float32 on the CPU: images are then the same as ever. On CUDA it is bfloat16 where the GPU computes it,
-    and not float16: that overflows to NaN in some models (SDXL's VAE, Stable Diffusion 2.1's attention).
+    and not float16: that overflows to NaN in some models (SDXL's VAE, Stable Diffusion 2.1's attention). A run settles
+    it once and says so in its spec: continued on another machine, it does not mix.
     """
     if precision != "auto":
-        return DTYPES[precision], f"{precision}: as configured"
+        return precision, f"{precision}: as configured"
     if device.type != "cuda":
-        return torch.float32, "fp32: the default on a CPU"
+        return "fp32", "fp32: the default on a CPU"
     if torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16, "bf16: the GPU computes it"
-    return torch.float32, "fp32: the GPU does not compute bf16"
+        return "bf16", "bf16: the GPU computes it"
+    return "fp32", "fp32: the GPU does not compute bf16"
 
 
 def load_diffusion(folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Diffusion:
@@ -127,13 +126,12 @@ def load_diffusion(folder: Path, device: torch.device | str = "cpu", dtype: torc
     digest, family = model_hash(folder), family_of(folder)
     autoencoder = _class(folder / "vae" / "config.json", _AUTOENCODERS)
     scheduler = _class(folder / "scheduler" / "scheduler_config.json", _SCHEDULERS)
-    upcast = dtype == torch.float16 and load(folder / "vae" / "config.json").get("force_upcast", False)
-    try:
+    check_types(config := folder / family.denoiser / "config.json", read_settings(config), family.cls)
+    upcast = dtype == torch.float16 and read_settings(folder / "vae" / "config.json").get("force_upcast", False)
+    with loading(folder, "diffusion folder"):
         denoiser = _part(family.cls, folder / family.denoiser, dtype)
         vae = _part(autoencoder, folder / "vae", torch.float32 if upcast else dtype)
-        schedule = scheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-    except _BROKEN as error:
-        raise NearsafeError(f"{folder}: not a loadable diffusion folder: {_reason(error)}") from error
+        schedule = family.settle(scheduler.from_pretrained(folder / "scheduler", local_files_only=True))
     if vae.config.latent_channels != denoiser.config.in_channels:
         raise NearsafeError(
             f"{folder}: the VAE has {vae.config.latent_channels} latent channels, "
@@ -145,8 +143,9 @@ def load_diffusion(folder: Path, device: torch.device | str = "cpu", dtype: torc
     # the layout in which tensor cores compute 16-bit convolutions.
     last = device.type == "cpu" or dtype != torch.float32
     order = torch.channels_last if last else torch.preserve_format
-    denoiser, vae = (part.to(device, memory_format=order).eval() for part in (denoiser, vae))
-    return Diffusion(folder, family, denoiser, vae, family.settle(schedule), digest)
+    with loading(folder, "diffusion folder"):
+        denoiser, vae = (part.to(device, memory_format=order).eval() for part in (denoiser, vae))
+    return Diffusion(folder, family, denoiser, vae, schedule, digest)
 
 
 def conditioner(
@@ -219,24 +218,26 @@ def _join(diffusion: Diffusion, slots: Mapping[str, Slot], encoders: Mapping[str
 def _load_encoder(diffusion: Diffusion, slot: Slot) -> Encoder:
     """The folder's own: a CLIP in float32, T5 in the denoiser's number format, because it is large."""
     folder = diffusion.folder / slot.name
-    try:
-        with quiet():
-            dtype = diffusion.dtype if slot.cls == T5 else torch.float32
-            model = _ENCODERS[slot.cls].from_pretrained(
-                folder, dtype=dtype, local_files_only=True, use_safetensors=True, variant=_variant(folder)
-            )
-        if slot.cls == T5:
-            tokenizer = T5TokenizerFast.from_pretrained(diffusion.folder / slot.tokenizer, local_files_only=True)
-        else:
-            tokenizer = load_tokenizer(diffusion.folder / slot.tokenizer)
-    except (NearsafeError, *_BROKEN) as error:
-        raise NearsafeError(f"{folder}: no loadable text encoder and tokenizer: {_reason(error)}") from error
-    return Encoder(model.to(diffusion.device).eval(), tokenizer)
+    words = diffusion.folder / slot.tokenizer
+    dtype = diffusion.dtype if slot.cls == T5 else torch.float32
+    model = load_whole(_ENCODERS[slot.cls], folder, "text encoder", dtype, _variant(folder))
+    if slot.cls == T5:
+        with loading(words, "tokenizer"):
+            tokenizer = T5TokenizerFast.from_pretrained(words, local_files_only=True)
+        check_vocabulary(words, tokenizer, model.config.vocab_size)
+    else:
+        tokenizer = load_tokenizer(words)
+        check_tokens(words, tokenizer, model.config)
+    with loading(folder, "text encoder"):
+        return Encoder(model.to(diffusion.device).eval(), tokenizer)
 
 
 def _part(cls: type[nn.Module], folder: Path, dtype: torch.dtype) -> nn.Module:
+    count_floats(folder)
     options = {"local_files_only": True, "use_safetensors": True, "variant": _variant(folder)}
-    return cls.from_pretrained(folder, torch_dtype=dtype, **options)
+    model, report = cls.from_pretrained(folder, torch_dtype=dtype, output_loading_info=True, **options)
+    check_whole(folder, cls.__name__, model, report)
+    return model
 
 
 def _variant(folder: Path) -> str | None:
@@ -245,14 +246,12 @@ def _variant(folder: Path) -> str | None:
     return "fp16" if weights and all(".fp16" in name for name in weights) else None
 
 
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def _class(file: Path, known: dict[str, type]) -> type:
     if not file.is_file():
         raise NearsafeError(f"{file}: no such file: not a diffusion folder")
-    name = load(file).get("_class_name")  # JSON is YAML
-    if name not in known:
+    settings = read_settings(file)
+    name = settings.get("_class_name")
+    if not isinstance(name, str) or name not in known:
         raise NearsafeError(f"{file}: class {name!r} is not supported; known: {', '.join(sorted(known))}")
+    check_types(file, settings, known[name])
     return known[name]

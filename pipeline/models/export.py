@@ -2,11 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import CLIPModel
 
 from pipeline.errors import NearsafeError
+from pipeline.files import discard, writing
 from pipeline.models.quiet import quiet
 
 # Tokenizer and image processor do not change with training: they are copied from the base folder, byte by byte.
@@ -28,34 +31,36 @@ def export_clip(model: CLIPModel, base: Path, out: Path) -> None:
 
     The folder appears whole, by a rename; one that was there before is replaced.
     """
-    partial = _partial(out)
-    with quiet():
-        model.save_pretrained(partial)
-    for name in COMPANIONS:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, partial / name)
-    _publish(partial, out)
+    with _publishing(out) as partial:
+        with quiet():
+            model.save_pretrained(partial)
+        for name in COMPANIONS:
+            if (base / name).is_file():
+                shutil.copyfile(base / name, partial / name)
 
 
 def copy_clip(base: Path, out: Path) -> None:
     """The base model itself, unchanged, as a checkpoint folder: same bytes, same model hash."""
     if not (base / "config.json").is_file():
         raise NearsafeError(f"{base}: not a model folder: no config.json")
-    partial = _partial(out)
     weights = [file.name for file in sorted(base.glob("*.safetensors"))]
-    for name in (*COMPANIONS, *_MODEL, *weights):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, partial / name)
-    _publish(partial, out)
+    with _publishing(out) as partial:
+        for name in (*COMPANIONS, *_MODEL, *weights):
+            if (base / name).is_file():
+                shutil.copyfile(base / name, partial / name)
 
 
-def _partial(out: Path) -> Path:
+@contextmanager
+def _publishing(out: Path) -> Iterator[Path]:
+    """An empty folder to fill, renamed to `out` at the end; after an error nothing of it is left."""
     partial = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    return partial
-
-
-def _publish(partial: Path, out: Path) -> None:
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial, out)
+    with writing(out):
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            shutil.rmtree(out, ignore_errors=True)
+            os.replace(partial, out)
+        except BaseException:
+            discard(partial)
+            raise

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.errors import NearsafeError
 from pipeline.models import hub
+from pipeline.models.folders import check_folder
 
 # What changes a model's output: weights, configurations, vocabularies, chat templates. Cards and licences do not.
 _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
@@ -14,12 +15,14 @@ _SUFFIXES = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 def model_hash(folder: Path) -> str:
     """16 hexadecimal digits of the SHA-256 over names and bytes of a model folder's weights and configurations.
 
-    Works for transformers and diffusers folders (subfolders are included; what `nearsafe fetch` notes is not). Raises
-    NearsafeError for a folder that is missing or holds no .safetensors file, and for a fetched file that was changed.
+    Works for transformers and diffusers folders (subfolders are included; what `nearsafe fetch` notes is not). Every
+    loader asks for it first. Raises NearsafeError for a folder that is missing, that `check_folder` refuses or that
+    holds no .safetensors file, and for a fetched file that was changed.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise NearsafeError(hub.missing(folder))
+    check_folder(folder)
     found = (file for file in folder.rglob("*") if file.is_file() and file.suffix in _SUFFIXES)
     files = sorted(file for file in found if file.name != hub.RECORD)
     if not any(file.suffix == ".safetensors" for file in files):

@@ -16,8 +16,6 @@ from pipeline.errors import NearsafeError
 
 ROOT = "hub"
 RECORD = "nearsafe.json"
-# What transformers or torch would load by unpickling, which the pipeline never does.
-PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DEPTH = 3  # a model inside a fetched folder: hub/<org>/<name>/<part>/<part>
 
@@ -53,13 +51,7 @@ def missing(folder: Path) -> str:
 
 def no_weights(folder: Path) -> str:
     """What to say of a model folder without any .safetensors file."""
-    pickles = sorted(file.name for file in Path(folder).rglob("*") if file.suffix in PICKLES)
-    if not pickles:
-        return f"{folder}: not a model folder: it holds no .safetensors file"
-    return (
-        f"{folder}: holds no .safetensors file; {pickles[0]} is a pickle and is never loaded: take a revision with "
-        "safetensors, or convert it (docs/models.md)"
-    )
+    return f"{folder}: not a model folder: it holds no .safetensors file"
 
 
 def is_commit(revision: Any) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPModel
@@ -22,8 +21,9 @@ from transformers import CLIPModel
 from pipeline.errors import NearsafeError
 from pipeline.models import hub
 from pipeline.models.clip import load_clip
-from pipeline.models.clip_files import check_finite, config_file
 from pipeline.models.export import export_clip
+from pipeline.models.folders import PICKLE, PICKLES, check_folder, count_floats, read_settings
+from pipeline.models.loading import check_finite, loading
 
 Layout = Literal["safe_clip", "safer_clip", "advunlearn", "des"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -41,12 +41,13 @@ def import_checkpoint(layout: Layout, folder: Path, base: Path, out: Path) -> di
     and weights that are the base model's own.
     """
     place, model = locate(layout, folder), load_clip(base).model
+    check_folder(place)
     towers = ("text", "vision") if layout in _WHOLE else ("text",)
     _check_settings(place, model, towers)
     found, own = _read(layout, place), model.state_dict()
     wanted = {name for name in own if layout in _WHOLE or name.startswith(_TEXT)}
     _compare(place, found, {name: own[name] for name in wanted | ({_PROJECTION} & found.keys())}, base)
-    check_finite(place, found.items())
+    check_finite(place, ((name, value.float()) for name, value in found.items()))
     moved = {tower: _moved(own, found, tower) for tower in towers}
     if not any(moved.values()):
         raise NearsafeError(f"{place}: these are the weights of {base} itself: nothing was defended")
@@ -59,15 +60,11 @@ def locate(layout: Layout, folder: Path) -> Path:
     """The folder with the weights: `folder` or its `text_encoder`. Raises NearsafeError where there is none."""
     folder = Path(folder)
     if folder.is_file():
-        raise NearsafeError(f"{folder}: {_pickle() if folder.suffix in hub.PICKLES else 'is a file; name its folder'}")
+        raise NearsafeError(f"{folder}: {PICKLE if folder.suffix in PICKLES else 'is a file; name its folder'}")
     if not folder.is_dir():
         raise NearsafeError(hub.missing(folder))
     inside = folder / "text_encoder"
     return inside if layout not in _WHOLE and not _weights(folder) and _weights(inside) else folder
-
-
-def _pickle() -> str:
-    return "is a pickle and is never loaded: convert it to safetensors as docs/models.md shows"
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -81,16 +78,14 @@ def _read(layout: Layout, place: Path) -> dict[str, Tensor]:
     """Tensors by the names that a CLIPModel gives them."""
     files = _weights(place)
     if not files:
-        left = sorted(file for file in place.iterdir() if file.suffix in hub.PICKLES)
-        raise NearsafeError(f"{left[0]}: {_pickle()}" if left else f"{place}: holds no .safetensors file")
+        raise NearsafeError(hub.no_weights(place))
     if len(files) > 1 and not files[0].name.startswith("model-0"):
         raise NearsafeError(f"{place}: holds {files[0].name} and {files[1].name}: leave the one that is meant")
+    count_floats(place)
     found: dict[str, Tensor] = {}
     for file in files:
-        try:
+        with loading(file, "safetensors file"):
             found |= load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise NearsafeError(f"{file}: not a whole safetensors file: {error}") from error
     if found and all(name.startswith("module.") for name in found):
         found = {name.removeprefix("module."): value for name, value in found.items()}
     found = {name: value for name, value in found.items() if not name.endswith("position_ids")}
@@ -113,20 +108,25 @@ def _compare(place: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tens
 
 def _check_settings(place: Path, model: CLIPModel, towers: tuple[str, ...]) -> None:
     """What the weights do not show must be as in the base model, where the folder says it at all."""
-    config = config_file(place) if (place / "config.json").is_file() else None
-    if config is None:
+    file = place / "config.json"
+    if not file.is_file():
         return
+    config = read_settings(file)
     for tower in towers:
         given, own = config.get(f"{tower}_config") or config, getattr(model.config, f"{tower}_config")
+        if not isinstance(given, dict):
+            raise NearsafeError(f"{file}: {tower}_config: expected an object, got {given!r}")
         for key, default in _HIDDEN.items():
             value = given.get(key, default)
             if value is not None and value != getattr(own, key):
                 raise NearsafeError(
-                    f"{place / 'config.json'}: {tower} tower: {key} is {value}, in the base model {getattr(own, key)}"
+                    f"{file}: {tower} tower: {key} is {value!r}, in the base model {getattr(own, key)!r}"
                 )
 
 
 def _moved(own: Mapping[str, Tensor], found: Mapping[str, Tensor], tower: str) -> float:
+    """Compared in the number format that the checkpoint is saved in: rounding alone is no change."""
     names = [name for name in found if name.startswith(f"{tower}_model.")]
-    change = sum(float((found[name].double() - own[name].double()).square().sum()) for name in names)
+    saved = {name: own[name].to(found[name].dtype).double() for name in names}
+    change = sum(float((found[name].double() - saved[name]).square().sum()) for name in names)
     return (change / sum(float(own[name].double().square().sum()) for name in names)) ** 0.5

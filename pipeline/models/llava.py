@@ -5,15 +5,13 @@ Any plain folder of `LlavaForConditionalGeneration` with its processor: the worl
 order nor a resumed run changes them.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoProcessor,
@@ -24,13 +22,15 @@ from transformers import (
     LogitsProcessorList,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
 
+from pipeline.agewords import mentions_age
 from pipeline.errors import NearsafeError
 from pipeline.ids import content_id
 from pipeline.models.clip import Clip
+from pipeline.models.clip_files import check_vocabulary
+from pipeline.models.folders import read_settings
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
+from pipeline.models.loading import load_whole, loading
 
 # LLaVA 1.5's dialogue, for a processor that brings no chat template.
 LLAVA_1_5 = "USER: {image}\n{query} ASSISTANT:"
@@ -54,18 +54,11 @@ def load_llava(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
     """
     folder = Path(folder)
     digest = model_hash(folder)
-    try:
-        with quiet(), _errors_only():
-            local = {"local_files_only": True, "trust_remote_code": False}
-            model, loading = LlavaForConditionalGeneration.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **local
-            )
-            processor = AutoProcessor.from_pretrained(folder, **local)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NearsafeError(f"{folder}: not a loadable LLaVA folder: {reason}") from error
-    if absent := sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"])):
-        raise NearsafeError(f"{folder}: the weights are not those of a whole LLaVA: {absent[0]} is missing")
+    if (kind := read_settings(folder / "config.json").get("model_type")) != "llava":
+        raise NearsafeError(f"{folder}: model_type {kind!r}, expected 'llava'")
+    model = load_whole(LlavaForConditionalGeneration, folder, "LLaVA folder", dtype)
+    with loading(folder, "LLaVA folder"):
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if not isinstance(processor, LlavaProcessor):
         raise NearsafeError(f"{folder}: not a loadable LLaVA folder: its processor is a {type(processor).__name__}")
     if processor.patch_size is None:  # older folders leave it to the model's configuration
@@ -73,8 +66,38 @@ def load_llava(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
         processor.num_additional_image_tokens = 1
     if processor.vision_feature_select_strategy is None:
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-    model.generation_config = _tokens_only(model.generation_config, processor.tokenizer)
-    return Llava(model.to(device).eval(), processor, digest)
+    _check_tokens(folder, model, processor)
+    _check_pixels(folder, model.config.vision_config.image_size, processor)
+    with loading(folder, "LLaVA folder"):
+        model.generation_config = _tokens_only(model.generation_config, processor.tokenizer)
+        return Llava(model.to(device).eval(), processor, digest)
+
+
+def _check_pixels(folder: Path, side: int, processor: LlavaProcessor) -> None:
+    """The image processor works and gives what the vision tower takes. Raises NearsafeError."""
+    with loading(folder, "image processor"):
+        found = processor.image_processor(images=[Image.new("RGB", (side + 1, side))], return_tensors="pt").pixel_values
+    if tuple(found.shape) != (1, 3, side, side) or not torch.isfinite(found).all():
+        raise NearsafeError(
+            f"{folder}: the image processor gives {tuple(found.shape)}, the vision tower takes (1, 3, {side}, {side})"
+        )
+
+
+def _check_tokens(folder: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
+    """An end, the image's token as the model knows it, no token without a row. Raises NearsafeError."""
+    config, tokenizer, saved = model.config, processor.tokenizer, model.generation_config
+    if tokenizer.eos_token_id is None:
+        raise NearsafeError(f"{folder}: the tokenizer has no eos_token")
+    for name, found in (("bos_token_id", saved.bos_token_id), ("eos_token_id", saved.eos_token_id)):
+        ids = found if isinstance(found, list) else [found]
+        if found is not None and not all(type(one) is int and 0 <= one < config.text_config.vocab_size for one in ids):
+            raise NearsafeError(f"{folder}: generation_config.json: {name} is {found!r}, no token of the model")
+    check_vocabulary(folder, tokenizer, config.text_config.vocab_size)
+    if (found := tokenizer.convert_tokens_to_ids(processor.image_token)) != config.image_token_index:
+        raise NearsafeError(
+            f"{folder}: the tokenizer's {processor.image_token} is {found}, the model's image_token_index "
+            f"{config.image_token_index}"
+        )
 
 
 def with_vision_tower(llava: Llava, clip: Clip) -> Llava:
@@ -119,8 +142,11 @@ def describe(
     """The reply to `query` about each RGB image, one batch, without beams; `seeds`: one per image.
 
     The protocol of Safe-CLIP's image-to-text (safe_clip specification §9) is "Describe this image.", temperature 0.2,
-    128 new tokens. Temperature 0 takes the likeliest token. Raises ValueError for a negative temperature.
+    128 new tokens. Temperature 0 takes the likeliest token. Raises ValueError for a negative temperature, and for a
+    query that the age-word filter refuses.
     """
+    if mentions_age(query):
+        raise ValueError("the age-word filter refuses the query")
     if len(images) != len(seeds):
         raise ValueError(f"expected one seed per image, got {len(seeds)} for {len(images)}")
     if not images:
@@ -174,14 +200,3 @@ def _tokens_only(saved: GenerationConfig, tokenizer: PreTrainedTokenizerBase) ->
     end = saved.eos_token_id if saved.eos_token_id is not None else tokenizer.eos_token_id
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return GenerationConfig(bos_token_id=saved.bos_token_id, eos_token_id=end, pad_token_id=pad)
-
-
-@contextmanager
-def _errors_only() -> Iterator[None]:
-    """Without transformers' notice that images are resized by Pillow where torchvision is not installed."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -55,9 +55,12 @@ def generate(
 ) -> Tensor:
     """Images (B, 3, H, W) float32 in [0, 1] on the CPU: encode prompts, draw noise, `sample`. A failed one is NaN.
 
-    Callers admit prompts first (`pipeline.prompts.admit`). Raises ValueError naming the callback that gives other than
-    one text per prompt, or rewrites a prompt to one that the age-word filter refuses.
+    The one way from a text to an image. Callers admit prompts first (`pipeline.prompts.admit`), which counts what it
+    drops; here the age-word filter reads every text once more. Raises ValueError for one that it refuses, and naming
+    the callback that gives other than one text per prompt, or rewrites a prompt to one that is refused.
     """
+    if any(map(mentions_age, prompts)):
+        raise ValueError("the age-word filter refuses a prompt: use pipeline.prompts.admit")
     context = Context(list(prompts), steps, _per_row(guidance, len(prompts)))
     for callback in callbacks:
         context.prompts = _rewritten(callback, context)

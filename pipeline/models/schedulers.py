@@ -27,6 +27,8 @@ _CLASSES = {
 def with_scheduler(diffusion: Diffusion, name: Name | None) -> Diffusion:
     """The same model sampled by another scheduler; `None` leaves the folder's own.
 
+    Predicted latents are never clipped to [-1, 1], which DDIM's class does unless told otherwise: latents are larger.
+    diffusers' pipelines say so too, Stable Diffusion's in code, SDXL's in the scheduler configuration that it ships.
     Raises NearsafeError for a model whose own scheduler is none of these: its noise schedule is of another kind.
     """
     if name is None:
@@ -35,5 +37,6 @@ def with_scheduler(diffusion: Diffusion, name: Name | None) -> Diffusion:
         raise NearsafeError(
             f"generate.scheduler: {diffusion.sampler} cannot be exchanged; known: {', '.join(get_args(Name))}"
         )
-    other = _CLASSES[name].from_config(diffusion.scheduler.config)
-    return replace(diffusion, scheduler=diffusion.family.settle(other))  # DDIM's class would clip latents
+    options = {"clip_sample": False} if name == "ddim" else {}
+    other = _CLASSES[name].from_config(diffusion.scheduler.config, **options)
+    return replace(diffusion, scheduler=diffusion.family.settle(other))

@@ -22,12 +22,13 @@ from transformers import CLIPConfig, CLIPTextModel, CLIPTextModelWithProjection,
 
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import Clip, load_clip
+from pipeline.models.clip_files import load_tokenizer
+from pipeline.models.folders import INDEX, check_index, read_settings
+from pipeline.models.loading import loading
 from pipeline.models.quiet import quiet
-from pipeline.params import load
 
 CLIP_CLASSES = ("CLIPTextModel", "CLIPTextModelWithProjection")
 T5 = "T5EncoderModel"
-INDEX = "model_index.json"
 # Parts of a pipeline that neither make the image nor are ours to ship: an export leaves them out.
 _LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
 _COPIED = frozenset({".json", ".txt", ".model", ".jinja"})
@@ -76,9 +77,13 @@ def tower_shape(config: CLIPConfig) -> Slot:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The folder's model_index.json; empty where there is none."""
+    """The folder's model_index.json; empty where there is none. Raises NearsafeError as `check_index` does."""
     file = folder / INDEX
-    return load(file) if file.is_file() else {}  # JSON is YAML
+    if not file.is_file():
+        return {}
+    index = read_settings(file)
+    check_index(file, index)
+    return index
 
 
 def read_slots(folder: Path) -> dict[str, Slot]:
@@ -151,18 +156,6 @@ def slot_tokenizer(slot: Slot, clip: Clip, folder: Path, source: Path) -> CLIPTo
     return found
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A CLIP tokenizer from disk. Raises NearsafeError naming the folder."""
-    # transformers makes an empty tokenizer, without a word, where the files are missing.
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise NearsafeError(f"{folder}: no loadable tokenizer: no tokenizer.json or vocab.json")
-    try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise NearsafeError(f"{folder}: no loadable tokenizer: {reason}") from error
-
-
 def place_tower(source: Path, clip: Path, out: Path, towers: Mapping[str, Path | None] | None = None) -> str:
     """Write `out`: the diffusers folder `source`, byte by byte, with the text tower of folder `clip` in its slot.
 
@@ -211,13 +204,14 @@ def save_text_tower(model: CLIPTextModel | CLIPTextModelWithProjection, folder: 
 
 
 def _slot(folder: Path, name: str, index: Mapping[str, Any]) -> Slot:
-    config = load(folder / name / "config.json")
-    cls = index[name][1] if name in index else (config.get("architectures") or [None])[0]
-    if cls == T5:
-        return Slot(name, cls, config["d_model"])
-    if cls not in CLIP_CLASSES:
-        raise NearsafeError(f"{folder / name}: class {cls!r} is not supported; known: {', '.join((*CLIP_CLASSES, T5))}")
-    with quiet():
+    config = read_settings(folder / name / "config.json")
+    with loading(folder / name, "text encoder"):
+        cls = index[name][1] if name in index else (config.get("architectures") or [None])[0]
+        if cls == T5:
+            return Slot(name, cls, int(config["d_model"]))
+        if cls not in CLIP_CLASSES:
+            known = ", ".join((*CLIP_CLASSES, T5))
+            raise NearsafeError(f"{folder / name}: class {cls!r} is not supported; known: {known}")
         full = (CLIPTextModel if cls == CLIP_CLASSES[0] else CLIPTextModelWithProjection).config_class(**config)
     return Slot(
         name, cls, full.hidden_size, full.num_attention_heads, full.num_hidden_layers, full.vocab_size,
@@ -230,7 +224,7 @@ def _bare(folder: Path) -> dict[str, Slot]:
     file = folder / "unet" / "config.json"
     if not file.is_file():
         raise NearsafeError(f"{folder}: no text encoder, and no unet/config.json that says its width")
-    width = load(file).get("cross_attention_dim", 1280)
+    width = read_settings(file).get("cross_attention_dim", 1280)
     return {"text_encoder": Slot("text_encoder", CLIP_CLASSES[0], width)}
 
 
@@ -238,8 +232,8 @@ def _index(source: Path, slots: Mapping[str, Slot]) -> dict[str, Any]:
     """The model_index.json of an export."""
     index = read_index(source)
     if not index:
-        classes = {part: load(source / part / "config.json")["_class_name"] for part in ("unet", "vae")}
-        scheduler = load(source / "scheduler" / "scheduler_config.json")["_class_name"]
+        classes = {part: read_settings(source / part / "config.json")["_class_name"] for part in ("unet", "vae")}
+        scheduler = read_settings(source / "scheduler" / "scheduler_config.json")["_class_name"]
         index = {
             "_class_name": "StableDiffusionPipeline",
             "scheduler": ["diffusers", scheduler],

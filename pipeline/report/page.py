@@ -7,6 +7,7 @@ from typing import Any
 
 import jinja2
 
+from pipeline.files import replacing
 from pipeline.layout import Report
 from pipeline.report.blocks import Block
 from pipeline.report.contents import SECTIONS, Section
@@ -30,9 +31,8 @@ class _Built:
 def write_report(run: Run, out: Report, first: Sequence[Section] = (), last: Sequence[Section] = ()) -> None:
     """Write the page and the frontier's picture, each atomically; sections `first` and `last` stand around its own."""
     write_text(out.page, render(run, first, last))
-    temporary = out.frontier.with_name(f".{out.frontier.name}.tmp")
-    temporary.write_bytes(picture(run))
-    temporary.replace(out.frontier)
+    with replacing(out.frontier) as temporary:
+        temporary.write_bytes(picture(run))
 
 
 def render(run: Run, first: Sequence[Section] = (), last: Sequence[Section] = ()) -> str:

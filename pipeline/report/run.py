@@ -56,7 +56,7 @@ class Run:
 
 def open_run(data: Path, results: Path, defences: Sequence[str], show_flagged: bool = False) -> Run:
     """The finished run below `data`. Raises NearsafeError where nothing is finished."""
-    return Run(connect(data, defences), Data(data), Results(results), list(defences), show_flagged)
+    return Run(connect(data, defences, verify=True), Data(data), Results(results), list(defences), show_flagged)
 
 
 def tone(defence: str, defences: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ import duckdb
 import pyarrow as pa
 
 from pipeline.errors import NearsafeError
-from pipeline.results.sources import INPUTS, TABLES, Source, find_sources
+from pipeline.files import discard, replacing
+from pipeline.results.sources import INPUTS, LOG, TABLES, Source, find_sources
 from pipeline.schemas import SCHEMAS
 from pipeline.tables import read_manifest
 
@@ -52,15 +53,19 @@ _DUCK_TYPES = {
 
 
 def connect(
-    data_dir: Path, defences: Sequence[str] | None = None, variables: Mapping[str, str] | None = None
+    data_dir: Path,
+    defences: Sequence[str] | None = None,
+    variables: Mapping[str, str] | None = None,
+    verify: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A locked in-memory database with every view over the finished tables below `data_dir`.
 
     Reading is possible from the listed Parquet files alone; configuration cannot be changed. Pass what a user wrote
     through `query` or `stream`, which also refuse every statement that is not a SELECT. `variables` are what
-    `getvariable(name)` gives. Raises NearsafeError for no tables, and for a name that is no variable.
+    `getvariable(name)` gives; for `verify` see `find_sources`. Raises NearsafeError for no tables, and for a name that
+    is no variable.
     """
-    sources = find_sources(data_dir, defences)
+    sources = find_sources(data_dir, defences, verify)
     database = duckdb.connect(":memory:", config=_SETTINGS)
     create_views(database, sources)
     for name, value in (variables or {}).items():
@@ -146,17 +151,15 @@ def _too_big() -> str:
 
 def write_database(path: Path, data_dir: Path, defences: Sequence[str] | None = None) -> None:
     """A DuckDB file that holds the views and no rows; its paths are relative to where `data_dir` is relative to."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    database = duckdb.connect(":memory:", config=_SETTINGS)
-    try:
-        database.execute(f"ATTACH {_quote(str(temporary))} AS file (STORAGE_VERSION '{_STORAGE}')")
-        database.execute("USE file")
-        create_views(database, find_sources(data_dir, defences))
-    finally:
-        database.close()
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        discard(temporary)  # DuckDB would open what is there
+        database = duckdb.connect(":memory:", config=_SETTINGS)
+        try:
+            database.execute(f"ATTACH {_quote(str(temporary))} AS file (STORAGE_VERSION '{_STORAGE}')")
+            database.execute("USE file")
+            create_views(database, find_sources(data_dir, defences))
+        finally:
+            database.close()
 
 
 def create_views(database: duckdb.DuckDBPyConnection, sources: Sequence[Source]) -> None:
@@ -198,15 +201,18 @@ def _create_in_order(database: duckdb.DuckDBPyConnection, views: dict[str, str])
 
 
 def _table_sql(table: str, sources: Sequence[Source]) -> str:
-    """SELECT over all files of a table, with the collection they came from; an empty one where there is no file."""
+    """SELECT over all files of a table, with the collection they came from; an empty one where there is no file.
+
+    A log may be older than a column: the empty SELECT gives it to all.
+    """
     own = [source for source in sources if source.table == table]
     hidden = _HIDDEN.get(table, ())
-    if not own:
+    parts = []
+    if not own or table in LOG:
         columns = [f for f in SCHEMAS[table].schema if f.name not in hidden]
         empty = ", ".join(f'CAST(NULL AS {_DUCK_TYPES[f.type]}) AS "{f.name}"' for f in columns)
-        return f"SELECT CAST(NULL AS VARCHAR) AS collection, {empty} LIMIT 0"
+        parts.append(f"SELECT CAST(NULL AS VARCHAR) AS collection, {empty} WHERE false")
     exclude = f" EXCLUDE ({', '.join(hidden)})" if hidden else ""
-    parts = []
     for collection in sorted({source.collection for source in own}):
         paths = ", ".join(_quote(s.path.as_posix()) for s in own if s.collection == collection)
         files = f"read_parquet([{paths}], union_by_name = true)"

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.files import replacing
 from pipeline.metrics.frontier import LIMIT, best_at
 
 # Okabe and Ito's colours, told apart by most colour-blind readers; markers tell them apart in grey.
@@ -107,7 +108,5 @@ def _distinct(rows: Sequence[dict[str, Any]], column: str, without: str | None =
 
 def _save(figure: Figure, path: Path) -> None:
     """Write a PNG atomically; without a date and version in it, so that equal figures are equal bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

@@ -1,7 +1,6 @@
 """A finished study becomes tables in docs/findings.md, the same numbers as CSV, and figures beside the page."""
 
 import csv
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, get_args
 import duckdb
 
 from pipeline.errors import NearsafeError
+from pipeline.files import replacing
 from pipeline.params import build, load, lookup
 from pipeline.results import frontiers, image_studies, studies
 from pipeline.results.database import connect
@@ -63,7 +63,7 @@ def write_findings(
         _write_csv(out / f"{name}.csv", lines)
     if study == "frontier":
         write_frontiers(rows["points"], page.parent / FIGURES[study])
-    elif study == "ablation" and (curve := drift_curve(connect(data, labels), labels)):
+    elif study == "ablation" and (curve := drift_curve(connect(data, labels, verify=True), labels)):
         write_drift(curve, page.parent / FIGURES[study])
     homeless = fill_file(page, tables, KNOWN)
     report(f"{study}: {', '.join(tables)} written to {page}" + _named(homeless, "; no marker for"))
@@ -77,7 +77,7 @@ def drift_curve(database: duckdb.DuckDBPyConnection, labels: Sequence[str]) -> l
 
 def _pooled(study: Study, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
     """Markdown and rows of the study's tables whose numbers have been scored."""
-    database = connect(data, labels)
+    database = connect(data, labels, verify=True)
     if study == "ablation":
         wanted = studies.ABLATION
     else:
@@ -94,7 +94,7 @@ def _pooled(study: Study, data: Path, labels: Sequence[str]) -> tuple[dict[str, 
 
 def _frontier(params: Path, data: Path, labels: Sequence[str]) -> tuple[dict[str, str], dict[str, list[dict]]]:
     values, knobs = load(params), _sweep(params)
-    database = connect(data, labels)
+    database = connect(data, labels, verify=True)
     replicates, root = values["score"]["bootstrap"], values["seed"]
     swept = frontiers.sweep(database, knobs.defences, knobs.settings, replicates, root)
     seeds = [row[0] for row in database.execute("SELECT DISTINCT seed FROM outcomes ORDER BY seed").fetchall()]
@@ -121,11 +121,8 @@ def _named(names: Sequence[str], before: str = "; missing:") -> str:
 
 
 def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
             writer.writerow({k: round(v, _DIGITS) if isinstance(v, float) else v for k, v in row.items()})
-    os.replace(temporary, path)

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageDraw
 
 from pipeline.errors import NearsafeError, run
+from pipeline.files import replacing
 from pipeline.images import decode_image, pixelate
 from pipeline.layout import Data
 from pipeline.params import lookup
@@ -150,10 +151,8 @@ def _save(rows: Sequence[tuple[str, Sequence[np.ndarray | None]]], path: Path) -
         for c, cell in enumerate(cells):
             picture = Image.new("RGB", (width, height), "lightgrey") if cell is None else Image.fromarray(cell)
             sheet.paste(picture.resize((wide, high), resample), (LABEL_WIDTH + c * (wide + GAP), top))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    sheet.save(temporary, format="PNG")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        sheet.save(temporary, format="PNG")
 
 
 def main(data: Path, params: Path, out: Path, columns: int, show_flagged: bool, sets: Sequence[str]) -> None:

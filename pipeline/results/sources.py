@@ -1,12 +1,19 @@
 """Which Parquet files hold which table: only what the manifests below a data directory list."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipeline.errors import NearsafeError
-from pipeline.layout import MANIFEST, Data
-from pipeline.tables import read_manifest
+from pipeline.layout import MANIFEST, Data, table_file
+from pipeline.schemas import SCHEMAS
+from pipeline.tables import check_hash, read_manifest
+
+# The log of runs: no outputs, and of any age.
+LOG = ("runs", "stage_runs", "run_metrics")
 
 # Tables that questions are asked of. Embeddings and the world's images stay out: they are data, not results.
 TABLES = (
@@ -30,9 +37,7 @@ TABLES = (
     "scores",
     "projections",
     "neighbours",
-    "runs",
-    "stage_runs",
-    "run_metrics",
+    *LOG,
 )
 # What the manifests of scores tell, as a table: not Parquet.
 INPUTS = "inputs"
@@ -59,11 +64,12 @@ def directories(data: Data, defences: Sequence[str] | None = None) -> list[Path]
     return [path for path in [*fixed, *wanted, *runs] if not path.name.startswith(".")]
 
 
-def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Source]:
+def find_sources(root: Path, defences: Sequence[str] | None = None, verify: bool = False) -> list[Source]:
     """Every listed file of a result table below `root`; directories without a manifest are unfinished and left out.
 
     The world's own prompts are left out where the prompts stage has copied those that passed its filters: no prompt
-    is there twice. Raises NearsafeError where nothing is finished, and for a listed file that is gone.
+    is there twice. `verify` compares every file with the hash that its manifest lists: the stages that report do; a
+    question does not wait for it. Raises NearsafeError where nothing is finished, and for a listed file that is gone.
     """
     sources, data = [], Data(Path(root))
     copied = (data.prompts / MANIFEST).is_file()
@@ -71,6 +77,9 @@ def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Sour
         if not (directory / MANIFEST).is_file():
             continue
         collection = directory.relative_to(root).as_posix()
+        if directory.parent == data.runs:
+            sources += [Source(table, collection, file) for table, file in _readable_log(directory)]
+            continue
         if directory.parent == data.root / "scores":
             sources.append(Source(INPUTS, collection, directory / MANIFEST))
         for entry in read_manifest(directory)["files"]:
@@ -82,7 +91,26 @@ def find_sources(root: Path, defences: Sequence[str] | None = None) -> list[Sour
                 path = directory / entry["name"]
                 if not path.is_file():
                     raise NearsafeError(f"{path}: listed in {directory / MANIFEST}, but not there")
+                if verify and directory.parent != data.runs:  # a run that is under way rewrites its own
+                    check_hash(path, entry["sha256"])
                 sources.append(Source(entry["table"], collection, path))
     if not sources:
         raise NearsafeError(f"{root}: no finished table below it; `dvc repro` (or `make repro`) makes them")
     return sources
+
+
+def _readable_log(run: Path) -> Iterator[tuple[str, Path]]:
+    """Tables of one run's log, without those that are damaged: a log must not stop the results."""
+    for table in LOG:
+        file, contract = run / table_file(table), SCHEMAS[table]
+        try:
+            found = pq.read_schema(file)
+        except (OSError, pa.ArrowException):
+            continue
+        wanted = [name for name in contract.schema.names if name not in contract.nullable]
+        known = all(
+            name in contract.schema.names and contract.schema.field(name).equals(found.field(name))
+            for name in found.names
+        )
+        if known and set(wanted) <= set(found.names):
+            yield table, file

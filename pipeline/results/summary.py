@@ -2,12 +2,13 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
+
+from pipeline.files import replacing
 
 DIGITS = 4
 # One CSV per plot: dvc.yaml names these files and columns.
@@ -59,21 +60,16 @@ def write_plots(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Write one CSV per DVC plot into `folder`."""
     for name, sql in PLOTS.items():
         answer = database.sql(sql).to_arrow_table()
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{name}.csv.tmp"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(folder / f"{name}.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(answer.schema.names)
             writer.writerows([_rounded(value) for value in row.values()] for row in answer.to_pylist())
-        os.replace(temporary, folder / f"{name}.csv")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _rounded(value: Any) -> Any:

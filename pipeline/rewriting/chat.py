@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pipeline.errors import NearsafeError
 from pipeline.models.hashing import model_hash
-from pipeline.models.quiet import quiet
+from pipeline.models.loading import check_whole, loading
 from pipeline.precision import pick_device, pick_precision
 from pipeline.rewriting.instruction import INSTRUCTION_VERSION, instruct
 from pipeline.rewriting.registry import Chat
@@ -66,15 +65,12 @@ class ChatRewriter:
         dtype, _ = pick_precision(self.params.precision, device)
         local = {"local_files_only": True, "trust_remote_code": False}
         placed = {"device_map": "auto"} if device.type == "cuda" else {}  # a large model may need several GPUs
-        try:
+        with loading(folder, "chat model folder"):
             tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **local)
-            with quiet():
-                model = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=dtype, use_safetensors=True, **placed, **local
-                )
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, ImportError, SafetensorError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise NearsafeError(f"{folder}: not a loadable chat model folder: {reason}") from error
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **placed, **local
+            )
+        check_whole(folder, type(model).__name__, model, report)
         if not tokenizer.chat_template:
             raise NearsafeError(f"{folder}: the tokenizer has no chat template: not a chat model")
         if tokenizer.pad_token_id is None:

@@ -1,11 +1,12 @@
 """Rewriting that can be interrupted: answers are kept in shards of fixed rows until the output is finished."""
 
+import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import replacing
 from pipeline.rewriting.protocol import Rewriter
 
 
@@ -56,14 +57,18 @@ class Resumable:
 def _read(file: Path, asked: list[list[str]]) -> list[str | None] | None:
     try:
         shard = json.loads(file.read_text(encoding="utf-8"))
-        same = shard["asked"] == asked and len(shard["answers"]) == len(asked)
+        same = shard["asked"] == asked and shard["sha256"] == _hash(asked, shard["answers"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return shard["answers"] if same else None
 
 
 def _write(file: Path, asked: list[list[str]], answers: list[str | None]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps({"asked": asked, "answers": answers}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, file)
+    shard = {"asked": asked, "answers": answers, "sha256": _hash(asked, answers)}
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(shard, ensure_ascii=False), encoding="utf-8")
+
+
+def _hash(asked: list[list[str]], answers: list[str | None]) -> str:
+    """Of a shard: one that was damaged on disk is asked again."""
+    return hashlib.sha256(json.dumps([asked, answers]).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Streams the user's data sets into the tables of the `world` stage: bounded memory, resumable, every drop counted."""
 
+import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
@@ -7,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.agewords import LEXICON_VERSION
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.files import replacing
 from pipeline.layout import table_file
 from pipeline.models.hashing import source_hash
 from pipeline.params import to_spec
@@ -37,8 +39,13 @@ def ingest(knobs: SourcesParams, entries: list[Entry], out: Path, log: Log) -> N
     own = Path(__file__).parent
     code = source_hash(sorted([*own.rglob("*.py"), *own.rglob("*.yaml")]))
     segments = Segments(out, spec, fingerprint(knobs.root, out, code), knobs.shard_rows)
-    with closing(segments.seen):
-        _ingest(knobs, entries, segments, log)
+    try:
+        with closing(segments.seen):
+            _ingest(knobs, entries, segments, log)
+    except sqlite3.Error as error:  # full disk, or an index of an interrupted run that was damaged
+        raise NearsafeError(
+            f"{out}: the index of what was read: {reason(error)}; delete the folder, run again"
+        ) from None
     segments.finish()
 
 
@@ -55,7 +62,8 @@ def _ingest(knobs: SourcesParams, entries: list[Entry], segments: Segments, log:
         log(f"world: {entry.name}: {kept} of {kept + drops.total()} rows" + _summary(drops))
     segments.output.write(table_file("filters"), "filters", filters)
     if report:
-        (segments.output.path / REPORT).write_text("\n".join(report) + "\n", encoding="utf-8")
+        with replacing(segments.output.path / REPORT) as temporary:
+            temporary.write_text("\n".join(report) + "\n", encoding="utf-8")
         segments.output.add_file(REPORT)
 
 
@@ -93,9 +101,9 @@ def _check_broken(entry: Entry, kept: int, drops: Drops, limit: float, at_least:
     """Raises TableError naming the first broken row where more than the share `limit` of all rows is broken."""
     broken, total = drops.total("broken"), kept + drops.total()
     if total >= at_least and broken > limit * total:
-        (_, reason), places = next((k, v) for k, v in drops.examples.items() if k[0] == "broken")
+        (_, why), places = next((k, v) for k, v in drops.examples.items() if k[0] == "broken")
         raise TableError(
-            f"{places[0]}: {reason}; {broken} of {total} rows of source {entry.name!r} are broken, "
+            f"{places[0]}: {why}; {broken} of {total} rows of source {entry.name!r} are broken, "
             f"more than sources.max_broken ({limit:g})"
         )
 
@@ -128,11 +136,11 @@ def filter_rows(name: str, kept: int, drops: Drops) -> list[dict[str, Any]]:
 def report_lines(name: str, drops: Drops) -> list[str]:
     """Reasons, how many rows each, and where the first of them stand; no text of the user's files."""
     lines = []
-    for (given, reason), count in sorted(drops.counts.items()):
-        lines.append(f"{name}: {given}: {reason}: {count}")
-        lines += [f"  {place}" for place in drops.examples[given, reason]]
-        if count > len(drops.examples[given, reason]):
-            lines.append(f"  and {count - len(drops.examples[given, reason])} more")
+    for (given, why), count in sorted(drops.counts.items()):
+        lines.append(f"{name}: {given}: {why}: {count}")
+        lines += [f"  {place}" for place in drops.examples[given, why]]
+        if count > len(drops.examples[given, why]):
+            lines.append(f"  and {count - len(drops.examples[given, why])} more")
     return lines
 
 

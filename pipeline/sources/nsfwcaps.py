@@ -72,7 +72,10 @@ def _image_name(cells: Cells, place: Place, drops: Drops) -> str | None:
     url = text(cells, URL, place, drops)
     if url is None:
         return None
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    try:
+        name = PurePosixPath(unquote(urlsplit(url).path)).name
+    except ValueError:  # brackets that hold no address of a host
+        name = ""
     if not name or below(Path(), name) is None:
         drops.broken(place, "is no address of a file", URL)
         return None

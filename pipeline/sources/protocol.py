@@ -23,6 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.errors import printable
+
 EXAMPLES = 20
 """Places that are kept of each reason for which records were dropped."""
 
@@ -36,7 +38,7 @@ class Place:
     part: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}: {f'{self.part!r}, ' if self.part else ''}row {self.row}"
+        return printable(f"{self.file}: {f'{self.part!r}, ' if self.part else ''}row {self.row!s:.200}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Drops:
 
     def broken(self, place: Place, reason: str, column: str | None = None, file: Path | None = None) -> None:
         """A row that cannot be used: `reason` ("is empty") of `column`, or of a `file` that the row names."""
-        where = f"{place} ({file.as_posix()})" if file else str(place)
+        where = f"{place} ({printable(file.as_posix())})" if file else str(place)
         self._add("broken", f"column {column!r}: {reason}" if column else reason, where)
 
     def filtered(self, name: str, place: Place, version: str = "1") -> None:

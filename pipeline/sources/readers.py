@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import NearsafeError, TableError
+from pipeline.errors import NearsafeError, TableError, reason
+from pipeline.ids import is_unicode, whole_number
 from pipeline.prompts import MAX_CHARACTERS
+from pipeline.sources.nesting import Shallow
 from pipeline.sources.protocol import Drops, Place
+from pipeline.tables import UNREADABLE
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _BATCH = 1024  # rows of a Parquet file in memory
@@ -56,9 +58,7 @@ def text(row: Cells, column: str, place: Place, drops: Drops) -> str | None:
         return _refuse(drops, place, column, "is empty")
     if len(value) > MAX_CHARACTERS:
         return _refuse(drops, place, column, f"is longer than {MAX_CHARACTERS} characters")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
+    if not is_unicode(value):
         return _refuse(drops, place, column, "is no valid Unicode text")
     return value.strip()
 
@@ -75,20 +75,28 @@ def texts(row: Cells, columns: Sequence[str], place: Place, drops: Drops) -> lis
 
 def number(row: Cells, column: str, place: Place, drops: Drops) -> int | None:
     """The whole number from 0 of a cell, also where it is written as text; None, and counted as broken, otherwise."""
-    value = row.get(column)
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
-        value = int(value)
+    given = row.get(column)
+    value = whole_number(given.strip()) if isinstance(given, str) else given
     if isinstance(value, float) and value.is_integer():  # pandas makes numbers with gaps floats
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
         return value
-    _refuse(drops, place, column, "is missing" if value is None else "is not a whole number from 0")
+    _refuse(drops, place, column, "is missing" if given is None else "is not a whole number from 0")
     return None
 
 
 def cells_as_text(row: Cells) -> tuple[str, ...]:
-    """Every cell that holds text, for the age-word filter."""
-    return tuple(value for value in row.values() if isinstance(value, str) and value)
+    """Every text of the cells, those in their lists and objects too, for the age-word filter."""
+    found, waiting = [], list(row.values())[::-1]
+    while waiting:
+        match waiting.pop():
+            case str(value) if value:
+                found.append(value)
+            case list(values):
+                waiting += values[::-1]
+            case dict(values):
+                waiting += [*values.values()][::-1]
+    return tuple(found)
 
 
 def _refuse(drops: Drops, place: Place, column: str, reason: str) -> None:
@@ -103,22 +111,23 @@ def _json(file: Path, part: str | None) -> _Rows:
         kind, prefix = ("items", f"{part}.item") if part else _layout(file)
         with file.open("rb") as stream:
             _skip_mark(stream)
+            shallow = Shallow(stream)
             options = {"use_float": True, "buf_size": _BLOCK, "multiple_values": kind == "lines"}
             if kind == "rows":
-                found: _Rows = ijson.kvitems(stream, prefix, **options)
+                found: _Rows = ijson.kvitems(shallow, prefix, **options)
             else:
-                found = enumerate(ijson.items(stream, prefix, **options))
+                found = enumerate(ijson.items(shallow, prefix, **options))
             for done, (key, row) in enumerate(found):  # noqa: B007
                 yield key, row
         if part and done < 0:
             raise TableError(f"{file}: no list {part!r} with rows in it")
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except (ijson.JSONError, ValueError, OverflowError) as error:
         # The parser's later lines quote the file's text. Where that is no UTF-8, its message is bytes.
         given = error.args[0] if error.args else ""
         said = given.decode(errors="replace") if isinstance(given, bytes) else str(error)
-        reason = said.splitlines()[0] if said else type(error).__name__
+        said = said.splitlines()[0] if said else type(error).__name__
         after = f"{part!r}: " if part else ""
-        raise TableError(f"{file}: {after}after {done + 1} rows: not readable as JSON: {reason}") from None
+        raise TableError(f"{file}: {after}after {done + 1} rows: not readable as JSON: {said}") from None
 
 
 def _layout(file: Path) -> tuple[str, str]:
@@ -127,7 +136,8 @@ def _layout(file: Path) -> tuple[str, str]:
 
     with file.open("rb") as stream:
         _skip_mark(stream)
-        events = ijson.parse(stream, multiple_values=True)
+        # Without `use_float` a number of more than 4,300 digits ends the process.
+        events = ijson.parse(Shallow(stream), multiple_values=True, use_float=True)
         _, event, _ = next(events, ("", "null", None))
         if event == "start_array":
             return "items", "item"
@@ -172,12 +182,13 @@ def _csv(file: Path, drops: Drops) -> _Rows:
 def _parquet(file: Path) -> _Rows:
     number = 0
     try:
+        names = pq.ParquetFile(file).schema_arrow.names
+        if len(set(names)) < len(names):
+            raise TableError(f"{file}: a column appears twice")
         # With its buffer ahead of the reader, a file's row groups would all stay in memory.
         for batch in pq.ParquetFile(file, pre_buffer=False).iter_batches(_BATCH):
             for row in batch.to_pylist():
                 yield number, row
                 number += 1
-    except (pa.ArrowException, OSError) as error:
-        raise TableError(
-            f"{file}: after {number} rows: not readable as Parquet: {str(error).splitlines()[0]}"
-        ) from None
+    except UNREADABLE as error:
+        raise TableError(f"{file}: after {number} rows: not readable as Parquet: {reason(error)}") from None

@@ -14,7 +14,7 @@ from pipeline.params import build, section
 from pipeline.sources.protocol import Source
 
 # Modules of this folder that are no kind of source.
-_SHARED = frozenset({"protocol", "registry", "ingest", "readers", "pictures", "seen", "convert", "segments"})
+_SHARED = frozenset({"protocol", "registry", "ingest", "readers", "pictures", "seen", "convert", "segments", "nesting"})
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import NearsafeError
+from pipeline.ids import whole_number
 from pipeline.sources.labelled.items import Columns, Item, read_items
 from pipeline.sources.labelled.lists import read_list
 from pipeline.sources.protocol import ClassRow, Drops, ImageRow, LabelRow, Place, Record
@@ -78,8 +79,8 @@ class Source:
             drops.broken(item.place, "has no label")
             return None
         if self.label_is == "id":
-            number = int(label) if str(label).isascii() and str(label).isdigit() else -1
-            if not 0 <= number < len(classes.names):
+            number = whole_number(str(label))
+            if number is None or number >= len(classes.names):
                 drops.broken(item.place, f"label: expected a class id from 0 to {len(classes.names) - 1}")
                 return None
             return number

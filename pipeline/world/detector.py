@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.errors import NearsafeError
+from pipeline.models.loading import check_finite, loading
 
 
 class HazardDetector(nn.Module):
@@ -47,12 +47,11 @@ class HazardDetector(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "HazardDetector":
         """Load in fp32, in evaluation mode. Raises NearsafeError naming a missing or broken folder."""
         folder = Path(folder)
-        try:
+        with loading(folder, "hazard detector folder"):
             model = cls(**json.loads((folder / "config.json").read_text()))
             tensors = load_file(folder / "model.safetensors")
             model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in tensors.items()})
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise NearsafeError(f"{folder}: not a hazard detector folder: {error}") from error
+        check_finite(folder, model.named_parameters())
         return model.eval()
 
 

@@ -85,6 +85,7 @@ def _paraphrased(scene: Scene, text: str, seed: int, name: str) -> Derived:
 
 
 def _obfuscated(scene: Scene, text: str, seed: int, name: str) -> Derived:
+    _check_once(text, scene)
     words = HAZARD_WORDS[scene.item]
     return _whole(obfuscate(text, words, derive(seed, "prompts", "obfuscated", name)), scene)
 
@@ -107,10 +108,14 @@ def _invented(scene: Scene, text: str, seed: int, name: str) -> Derived:
 
 def _with(text: str, scene: Scene, phrase: str) -> str:
     """The plain text with the hazard's phrase replaced. Raises NearsafeError where it is not there exactly once."""
+    _check_once(text, scene)
+    return text.replace(item_phrase(scene.item), phrase)
+
+
+def _check_once(text: str, scene: Scene) -> None:
     plain = item_phrase(scene.item)
     if text.count(plain) != 1:
         raise NearsafeError(f"prompts: {plain!r} appears {text.count(plain)} times in a plain prompt, expected once")
-    return text.replace(plain, phrase)
 
 
 def _whole(text: str, scene: Scene) -> Derived:

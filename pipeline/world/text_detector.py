@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.errors import NearsafeError
+from pipeline.models.loading import check_finite, loading
 
 
 class TextHazardDetector(nn.Module):
@@ -49,11 +49,10 @@ class TextHazardDetector(nn.Module):
     def from_pretrained(cls, folder: str | Path) -> "TextHazardDetector":
         """Load in fp32, in evaluation mode. Raises NearsafeError naming a missing or broken folder."""
         folder = Path(folder)
-        try:
+        with loading(folder, "text detector folder"):
             model = cls(**json.loads((folder / "config.json").read_text()))
             model.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        except (OSError, ValueError, TypeError, RuntimeError) as error:
-            raise NearsafeError(f"{folder}: not a text detector folder: {error}") from error
+        check_finite(folder, model.named_parameters())
         return model.eval()
 
 

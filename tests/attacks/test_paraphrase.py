@@ -137,15 +137,23 @@ def test_the_stage_writes_the_same_scene_in_words_that_mislead_no_less(made, tmp
 def test_the_pool_is_that_of_mining(made):
     """No unsafe caption, and none of another split, can be aimed at."""
     root, _, data = made
-    pool = paraphrase.safe_pool(data.world, data.embeddings, load_clip(root / "clip"))
+    pool = paraphrase.safe_pool(paraphrase.safe_captions(data.world), data.embeddings, load_clip(root / "clip"))
     captions = read_output(data.world, "captions").to_pylist()
     assert len(pool) == sum(row["split"] == "train" and not row["unsafe"] for row in captions)
 
 
-def test_embeddings_of_another_model_and_an_empty_split_are_refused(made, tmp_path):
-    root, _, data = made
+def test_embeddings_of_another_model_are_refused(made, tmp_path):
+    root, _, _ = made
     save_clip(root / "other", seed=1)
     with pytest.raises(NearsafeError, match="made by another model"):
         run_stage(made, tmp_path / "out", clip="other")
-    with pytest.raises(NearsafeError, match="no pair of split 'validation'"):
-        paraphrase.benchmark_captions(data.nsfwcaps, "validation")
+
+
+def test_a_benchmark_without_the_split_has_no_paraphrases(made, tmp_path, capsys):
+    """As that of a user who has ViSU alone: its split is `test`."""
+    root, _, data = made
+    params = tmp_path / "params.yaml"
+    params.write_text("seed: 0\nparaphrase: {split: validation}\n")
+    paraphrase.main(params, data.world, data.embeddings, data.nsfwcaps, root / "clip", tmp_path / "out")
+    assert read_output(tmp_path / "out", "paraphrases", allow_empty=True).num_rows == 0
+    assert "no paraphrase: the benchmark has no pair of split 'validation'; the attack" in capsys.readouterr().out

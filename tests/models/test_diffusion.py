@@ -33,7 +33,7 @@ def test_missing_folder_and_missing_part_are_named(folder, tmp_path):
 def test_truncated_weights_are_one_clear_error(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(NearsafeError, match="not a loadable diffusion folder"):
+    with pytest.raises(NearsafeError, match="unet.diffusion_pytorch_model.safetensors: not a whole safetensors file"):
         load_diffusion(folder)
 
 

@@ -10,7 +10,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from pipeline.errors import NearsafeError
 from pipeline.models.callbacks import NoCallbacks
 from pipeline.models.clip import load_clip
-from pipeline.models.diffusion import conditioner, load_diffusion, own_conditioner, sampling_dtype, text_tower
+from pipeline.models.diffusion import conditioner, load_diffusion, own_conditioner, settled_precision, text_tower
 from pipeline.models.sampler import generate, noise
 from pipeline.models.slots import place_tower
 from tests.models.tiny_families import H14, PIPELINES, SLOTS, save_donor, save_family
@@ -137,8 +137,8 @@ def test_half_the_precision_gives_nearly_the_same_image(folders, name):
 
 
 def test_the_precision_says_why():
-    assert sampling_dtype("auto", torch.device("cpu")) == (torch.float32, "fp32: the default on a CPU")
-    assert sampling_dtype("fp16", torch.device("cuda")) == (torch.float16, "fp16: as configured")
+    assert settled_precision("auto", torch.device("cpu")) == ("fp32", "fp32: the default on a CPU")
+    assert settled_precision("fp16", torch.device("cuda")) == ("fp16", "fp16: as configured")
 
 
 def test_a_vae_that_overflows_stays_float32(folders):

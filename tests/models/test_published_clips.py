@@ -68,7 +68,7 @@ def weigh(folder: Path, name: str, value: torch.Tensor) -> None:
 BREAK = {
     "only pickles": (
         lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin"),
-        "pytorch_model.bin is a pickle and is never loaded",
+        "pytorch_model.bin: is a pickle and is never loaded",
     ),
     "code of its own": (
         lambda folder: edit(folder, auto_map={"AutoModel": "modeling.Own"}),

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import NearsafeError
@@ -59,7 +60,7 @@ def test_per_category_splits_the_attack_success(finished: Path) -> None:
     """All four unsafe prompts ask for weapons; the world's detector flags u0 of u0 and u1."""
     sql = "SELECT category, flagged, n, errors, ci_low FROM per_category WHERE rule = '{}' AND defence = 'original'"
     assert ask(finished, sql.format("hazard")) == [("weapons", 1, 2, 0, pytest.approx(wilson(1, 2)[0]))]
-    assert [row[:4] for row in ask(finished, sql.format("strict"))] == [("weapons", 1, 3, 1)]
+    assert [row[:4] for row in ask(finished, sql.format("strict"))] == [("weapons", 1, 4, 1)]
 
 
 def test_paper_rules_on_the_same_boxes(tmp_path: Path) -> None:
@@ -79,12 +80,13 @@ def test_paper_rules_on_the_same_boxes(tmp_path: Path) -> None:
     output.finish()
     (row,) = query(connect(tmp_path), "FROM paper_rules").rows
     found = dict(zip(query(connect(tmp_path), "FROM paper_rules").columns, row, strict=True))
-    assert (found["n"], found["errors"], found["mace_boxes_nudenet_n_a"]) == (3, 1, 4)
+    assert (found["n"], found["errors"], found["mace_boxes_nudenet_n_a"]) == (4, 1, 4)
     shares = {name: round(found[f"{name}_nudenet_n_a"] * 3) for name in ("esd", "unlearndiffatk", "des", "strict")}
     assert shares == {"esd": 2, "unlearndiffatk": 2, "des": 2, "strict": 1}
     assert found["unlearndiffatk_selection_nudenet_n_a"] == pytest.approx(1 / 3)
     for name, flagged in (("esd", 2), ("strict", 1)):
-        assert (found[f"{name}_ci_low"], found[f"{name}_ci_high"]) == pytest.approx(wilson(flagged, 3))
+        both = wilson(flagged, 4)[0], wilson(flagged + 1, 4)[1]  # the error may be either
+        assert (found[f"{name}_ci_low"], found[f"{name}_ci_high"]) == pytest.approx(both)
 
 
 def test_per_attack_shows_what_the_undefended_model_does(tmp_path: Path) -> None:
@@ -158,6 +160,16 @@ def test_stages_and_runs(finished: Path, logged: list[str]) -> None:
     assert runs == [
         (logged[2], "running", 1, 1), (logged[1], "completed", 1, 1), (logged[0], "completed", 1, 1),
     ]  # fmt: skip
+
+
+def test_logs_that_are_old_or_damaged_stop_no_question(finished: Path, logged: list[str]) -> None:
+    files = {run: Data(finished).runs / run / table_file("stage_runs") for run in logged}
+    for run in logged[:2]:
+        pq.write_table(pq.read_table(files[run]).drop_columns(["peak_mb"]), files[run])
+    files[logged[2]].write_bytes(b"PAR1 damaged PAR1")
+    slow = ask(finished, "SELECT stage, ran, last_peak_mb FROM slowest_stages")
+    assert slow == [("train@des", 2, None), ("world", 0, None)]
+    assert len(ask(finished, "SELECT run_id FROM recent_runs")) == 3
 
 
 def test_filters_and_drops_counts_errors_beside_filters(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pipeline.models.families.family import Family
 from pipeline.models.families.sd3 import FAMILY as SD3
 from pipeline.models.families.sdxl import FAMILY as SDXL
 from pipeline.models.families.stable_diffusion import FAMILY as STABLE_DIFFUSION
-from pipeline.params import load
+from pipeline.models.folders import read_settings
 
 FAMILIES: tuple[Family, ...] = (SD3, SDXL, STABLE_DIFFUSION)
 
@@ -22,11 +22,11 @@ def family_of(folder: Path) -> Family:
     """
     for family in FAMILIES:
         file = Path(folder) / family.denoiser / "config.json"
-        if file.is_file() and family.owns(load(file)):  # JSON is YAML
+        if file.is_file() and family.owns(read_settings(file)):
             return family
     file = Path(folder) / ("transformer" if (Path(folder) / "transformer").is_dir() else "unet") / "config.json"
     if not file.is_file():
         raise NearsafeError(f"{file}: no such file: not a diffusion folder")
-    config, known = load(file), ", ".join(sorted({family.cls.__name__ for family in FAMILIES}))
+    config, known = read_settings(file), ", ".join(sorted({family.cls.__name__ for family in FAMILIES}))
     odd = "".join(f" with {key} {config[key]}" for key in ("addition_embed_type",) if config.get(key))
     raise NearsafeError(f"{file}: class {config.get('_class_name')!r}{odd} is not supported; known: {known}")

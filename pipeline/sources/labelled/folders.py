@@ -7,6 +7,7 @@ from pathlib import Path
 from pipeline.errors import NearsafeError
 from pipeline.prompts import MAX_CHARACTERS
 from pipeline.sources.labelled.items import Item
+from pipeline.sources.pictures import is_file
 from pipeline.sources.protocol import Place
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -46,8 +47,11 @@ def _refuse(error: OSError) -> None:
 
 def _beside(path: Path) -> str | None:
     """The text of the file beside an image; what is no UTF-8 stays marked, so that the caption is counted as broken."""
-    try:
-        with path.with_suffix(".txt").open(encoding="utf-8-sig", errors="surrogateescape") as file:
-            return file.read(MAX_CHARACTERS + 2).strip() or None
-    except FileNotFoundError:
+    beside = path.with_suffix(".txt")
+    if not is_file(beside):  # a pipe would keep the reader waiting
         return None
+    try:
+        with beside.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+            return file.read(MAX_CHARACTERS + 2).strip() or None
+    except OSError as error:
+        raise NearsafeError(f"{beside}: cannot be read: {error.strerror}") from None

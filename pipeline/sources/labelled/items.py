@@ -45,7 +45,10 @@ def read_items(where: Path, columns: Columns, drops: Drops) -> Iterator[Item]:
     from pipeline.sources.labelled.parquet_shards import read_parquet
     from pipeline.sources.labelled.tar_shards import read_tar
 
-    base, shards = _shards(where)
+    try:
+        base, shards = _shards(where)
+    except (OSError, ValueError, NotImplementedError) as error:  # a folder that cannot be read, a pattern that is none
+        raise NearsafeError(f"{where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not shards:
         if not where.is_dir():
             raise NearsafeError(f"{where}: no such folder or file; paths of a source count from sources.root")

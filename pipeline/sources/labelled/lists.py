@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import NearsafeError, TableError
+from pipeline.ids import whole_number
 from pipeline.sources.labelled.folders import is_image
 from pipeline.sources.labelled.items import Item, Label
 from pipeline.sources.pictures import below
@@ -48,13 +49,15 @@ _Found = Iterator[tuple[int, tuple[str, Label] | None]]
 def _coop(file: Path, split: str) -> _Found:
     """A split file is small (SUN397's, the largest, has 40,000 rows): it is read as a whole."""
     try:
-        lists = json.loads(file.read_text(encoding="utf-8"))
+        lists = json.loads(file.read_text(encoding="utf-8-sig"))
         rows = lists[split]
-    except (ValueError, KeyError, TypeError) as error:
+        if not isinstance(rows, list):
+            raise TypeError
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise
         known = ", ".join(map(str, lists)) if isinstance(error, KeyError) else "not a split file"
-        raise TableError(f"{file}: no list {split!r}: {known}") from None
+        raise TableError(f"{file}: no list {split!r}: {known:.200}") from None
     for number, row in enumerate(rows):
         sound = isinstance(row, list) and len(row) == 3 and isinstance(row[0], str) and isinstance(row[2], str)
         yield number, (row[0], row[2]) if sound else None
@@ -69,9 +72,9 @@ def _lines(file: Path) -> _Found:
                 continue
             if not is_image(name.rpartition("/")[2]):
                 name = re.sub(r"\.avi$", "", name) + ".jpg"  # UCF101's lists name the videos that frames are of
-            is_number = label.isascii() and label.isdigit()
+            class_id = whole_number(label)
             folder = name.rpartition("/")[0]
-            if folder and (is_number or not label):
+            if folder and (class_id is not None or not label):
                 yield number, (name, folder)
             else:
-                yield number, (name, int(label) if is_number else label or None)
+                yield number, (name, label or None if class_id is None else class_id)

@@ -8,10 +8,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import TableError
+from pipeline.errors import TableError, reason
 from pipeline.sources.labelled.items import Columns, Item, Label
 from pipeline.sources.pictures import below
 from pipeline.sources.protocol import Drops, Place
+from pipeline.tables import UNREADABLE
 
 _BATCH = 64  # rows in memory, beside the compressed row group that they come from
 
@@ -42,9 +43,8 @@ def read_parquet(file: Path, name: str, columns: Columns, drops: Drops) -> Itera
                 path, data = image
                 key = f"{name}:{place.row}"
                 yield Item(key, place, path, data, label, caption if isinstance(caption, str) else None)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TableError(f"{file}: after {number} rows: not readable as Parquet: {reason}") from None
+    except UNREADABLE as error:
+        raise TableError(f"{file}: after {number} rows: not readable as Parquet: {reason(error)}") from None
 
 
 def _wanted(schema: pa.Schema, columns: Columns, file: Path) -> list[str]:
@@ -63,9 +63,9 @@ def _image(cell: Any, folder: Path) -> tuple[Path | None, bytes | None] | str:
         return (None, cell) if cell else "is empty"
     if not cell:
         return "is null"
-    if cell.get("bytes"):
+    if isinstance(cell.get("bytes"), bytes) and cell["bytes"]:
         return None, cell["bytes"]
-    if not cell.get("path"):
+    if not isinstance(cell.get("path"), str) or not cell["path"]:
         return "has neither bytes nor a path"
     path = below(folder, cell["path"])
     return "its path leads out of the folder of the file" if path is None else (path, None)
@@ -76,7 +76,7 @@ def _label_names(metadata: dict[bytes, bytes] | None, column: str) -> list[str] 
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
         names = [str(name) for name in features[column]["names"]]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
     return None if all(name.isdigit() for name in names) else names
 

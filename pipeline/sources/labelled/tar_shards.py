@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import TableError
+from pipeline.errors import TableError, reason
+from pipeline.ids import whole_number
 from pipeline.sources.labelled.folders import SUFFIXES
 from pipeline.sources.labelled.items import Item, Label
 from pipeline.sources.pictures import MAX_BYTES
@@ -20,6 +21,28 @@ from pipeline.sources.protocol import Drops, Place
 _IMAGES = tuple(suffix.lstrip(".") for suffix in SUFFIXES)
 _TEXTS = ("cls", "txt", "json")
 _MAX_TEXT = 1 << 20
+_NAMES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_SOUND = (tarfile.ReadError, tarfile.EOFHeaderError)  # a true end, and what is an error already
+
+
+class _Member(tarfile.TarInfo):
+    """A header that is sound, or an error: the library takes a broken one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """The next header. Raises EOFHeaderError at the end, ReadError for anything else that is none."""
+        try:
+            return super().fromtarfile(archive)
+        except _SOUND:
+            raise
+        except Exception as error:  # the parser raises whatever the header leads it to
+            raise tarfile.ReadError(f"a broken header ({type(error).__name__})") from None
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        """The library's own place for checks: it reads long names whole, and a few packed bytes can be many."""
+        if self.type in _NAMES and self.size > _MAX_TEXT:
+            raise tarfile.ReadError(f"a name of {self.size >> 20} MiB")
+        return super()._proc_member(archive)  # type: ignore[misc]
 
 
 def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
@@ -32,7 +55,7 @@ def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
     number = 0
     try:
         _check_end(file)
-        with tarfile.open(file, "r|*") as archive:
+        with tarfile.open(file, "r|*", tarinfo=_Member) as archive:
             sample: dict[str, bytes] = {}
             key = ""
             for member in archive:
@@ -51,11 +74,13 @@ def read_tar(file: Path, name: str, drops: Drops) -> Iterator[Item]:
                 if member.size > (MAX_BYTES if _is_image(kind) else _MAX_TEXT):
                     drops.broken(Place(file, number, stem), f"member .{kind} has {member.size >> 20} MiB")
                     continue
+                if sum(map(len, sample.values())) + member.size > 2 * MAX_BYTES:
+                    raise tarfile.ReadError(f"sample {stem[:40]!r} has more than {2 * MAX_BYTES >> 20} MiB")
                 sample[kind] = _read(archive, member)
             if sample:
                 yield from _item(file, name, number, key, sample, drops)
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise TableError(f"{file}: after {number} samples: not readable as a tar archive: {error}") from None
+        raise TableError(f"{file}: after {number} samples: not readable as a tar archive: {reason(error)}") from None
 
 
 def _split(member: str) -> tuple[str, str]:
@@ -106,7 +131,8 @@ def _item(file: Path, name: str, number: int, key: str, sample: dict[str, bytes]
     caption = facts.get("caption", facts.get("text"))
     if "cls" in sample:
         written = _text(sample["cls"])
-        label = int(written) if written.isascii() and written.isdigit() else written
+        number = whole_number(written)
+        label = written if number is None else number
     elif isinstance(label, bool) or not isinstance(label, int | str):
         label = key.rpartition("/")[0] or None
     if "txt" in sample:
