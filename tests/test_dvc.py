@@ -1,16 +1,18 @@
 """dvc.yaml and studies/dvc.yaml: deps are the import closure, and DVC runs exactly what a change concerns."""
 
+import contextlib
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+import dvc.cli
 import pytest
 from ruamel.yaml import YAML
 
 from pipeline.results.findings import STUDIES
+from tests.dvc_folder import initialise
 from tests.import_closure import (
     DEFENCE_MAY_IMPORT,
     GRAPHS,
@@ -159,23 +161,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / graph).parent.mkdir(exist_ok=True)
         with (root / graph).open("w") as file:
             yaml.dump(whole, file)
-    dvc(root, "init", "--no-scm", "-q")
-    for option in ("analytics", "check_update"):
-        dvc(root, "config", f"core.{option}", "false")
+    initialise(root)
     return root
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    """Run DVC in `root`; return what it printed."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def ran(root: Path, *targets: str) -> set[str]:
     """Reproduce, and return the stages whose command really ran (of a study: what they wrote)."""
     (root / "ran.log").write_text("")
-    dvc(root, "repro", *targets)
+    with contextlib.chdir(root):
+        assert dvc.cli.main(["repro", *targets]) == 0
     return set((root / "ran.log").read_text().split())
 
 
