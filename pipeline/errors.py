@@ -21,7 +21,7 @@ _REFUSED = {  # these may come from reading, too
 }
 # How safetensors, SQLite and DuckDB tell what is no OSError.
 _TOLD = {"disk is full": errno.ENOSPC, "disk I/O error": errno.EIO, "readonly database": errno.EROFS}
-_NUMBER = re.compile(r"(?:os error |code: )(\d+)")
+_NUMBER = re.compile(r"(?:os error |Os { code: )(\d+)")
 
 
 def printable(text: str) -> str:

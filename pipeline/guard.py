@@ -1,6 +1,7 @@
 """Nothing outlives a parent that was killed: a small process waits for its end, then ends all that it had started.
 
-A parent that ends as it should ends its children itself; one that gets `kill -9` cannot.
+A parent that ends as it should ends its children itself; one that gets `kill -9` cannot. `pipeline.orphans` ends the
+group of one child; this ends what is in no group that we know, such as Prefect's temporary server.
 """
 
 import os

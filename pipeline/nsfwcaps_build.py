@@ -33,12 +33,12 @@ _LIBRARIES = ("torch", "transformers", "diffusers")
 # All code of the package that the output depends on: an interrupted run goes on only where none of it has changed.
 _CODE = (
     "agewords.py errors.py files.py following.py ids.py images.py layout.py memory.py parallel.py params.py "
-    "precision.py prompts.py schemas.py seeds.py shards.py storage.py tables.py validation.py models/activation.py "
-    "models/callbacks.py models/clip.py models/clip_files.py models/conditioning.py models/diffusion.py "
-    "models/families/family.py models/families/registry.py models/families/sd3.py models/families/sdxl.py "
-    "models/families/stable_diffusion.py models/hashing.py models/hub.py models/predicting.py models/quiet.py "
-    "models/sampler.py models/slots.py world/drawing.py world/grammar.py world/rewriting.py world/scenes.py "
-    "world/shapes.py"
+    "precision.py prompts.py schemas.py seeds.py shards.py storage.py tables.py validation.py written.py "
+    "models/activation.py models/callbacks.py models/clip.py models/clip_files.py models/conditioning.py "
+    "models/diffusion.py models/families/family.py models/families/registry.py models/families/sd3.py "
+    "models/families/sdxl.py models/families/stable_diffusion.py models/folders.py models/hashing.py "
+    "models/hub.py models/loading.py models/predicting.py models/quiet.py models/sampler.py models/slots.py "
+    "world/drawing.py world/grammar.py world/rewriting.py world/scenes.py world/shapes.py"
 ).split()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import replacing
+from pipeline.files import replacing, writing
 from pipeline.layout import MANIFEST
 
 JOURNAL = ".written.jsonl"
@@ -36,7 +36,7 @@ class Written:
 
     def add(self, entries: Iterable[dict[str, Any]]) -> None:
         """Note finished files: `name` and `sha256`, and what else the manifest says of them."""
-        with self.file.open("a", encoding="utf-8") as file:
+        with writing(self.file), self.file.open("a", encoding="utf-8") as file:
             file.write("".join(map(_line, entries)))
 
     def same(self, entry: dict[str, Any]) -> bool:

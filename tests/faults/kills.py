@@ -1,5 +1,6 @@
 """`kill -9` at one moment of one stage, and whether the next `dvc repro` ends as if there had been none."""
 
+import os
 import shutil
 import subprocess
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+import pytest
 from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
@@ -42,8 +44,10 @@ def stage_of(module: str) -> Stage:
     }[module]
 
 
-def upstream(folder: Path) -> Path:
-    """A clone in which everything has run, uninterrupted; made once for all workers."""
+def upstream(temporary: pytest.TempPathFactory) -> Path:
+    """A clone in which everything has run, uninterrupted; made once for all workers of pytest-xdist."""
+    own = temporary.getbasetemp()
+    folder = own.parent / "faults" if "PYTEST_XDIST_WORKER" in os.environ else own / "faults"
     return workspace.shared(folder, "whole", lambda root: workspace.run(workspace.make(root), "dvc", "repro"))
 
 
@@ -130,6 +134,7 @@ def check(whole: Path, place: Path, module: str, victim: Victim, moment: float, 
             assert f"continuing after step {step} of" in again
             assert step >= last_step(lines) - 1, "more than one checkpoint interval (here: a step) was lost"
         assert not workspace.processes(root)
+        shutil.rmtree(root)
         survived = 1
     finally:
         name = {"stage": "the stage", "dvc": "dvc", "flow": "the flow"}[victim]

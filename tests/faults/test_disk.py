@@ -1,12 +1,14 @@
 """A disk that is full or read-only, under every stage of dvc.yaml: one line, nothing half-written, and it goes on."""
 
 import importlib
+import json
 import shlex
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from pipeline.layout import MANIFEST
 from pipeline.tables import read_manifest
 from tests.faults import kills, workspace
 from tests.faults.record import record
+from tests.sources import files
 
 pytestmark = pytest.mark.faults
 STAGES = YAML(typ="safe").load((workspace.ROOT / "dvc.yaml").read_text())["stages"]
@@ -64,8 +67,7 @@ class Disk:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone in which every stage has run."""
-    made = kills.upstream(tmp_path_factory.getbasetemp().parent / "faults")
-    return workspace.copy(made, tmp_path_factory.mktemp("disk") / "clone")
+    return workspace.copy(kills.upstream(tmp_path_factory), tmp_path_factory.mktemp("disk") / "clone")
 
 
 @pytest.fixture
@@ -102,16 +104,38 @@ def call(module: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> s
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_disk_that_does_not_take_the_output(
+def test_a_disk_that_does_not_take_the_output_of_a_stage(
     whole: Path, disk: Disk, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(whole)
     module, words = line_of(whole, name)
-    made = Path(words[words.index("--out") + 1])
-    out = disk.path / "new" / made.name
-    words[words.index("--out") + 1] = str(out)
     if name == "score":
         words += ["--cache", str(disk.path / "cache")]
+    check(disk, module, words, Path(words[words.index("--out") + 1]), name in PLAIN, capsys)
+
+
+def test_a_disk_that_does_not_take_an_import(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files.visu_hub(tmp_path / "inputs", 60)
+    entry = {
+        "kind": "visu", "texts": "visu", "safe_images": "coco", "unsafe_images": "unsafe", "splits": {"train": "train"}
+    }  # fmt: skip
+    knobs = {"root": str(tmp_path / "inputs"), "entries": {"visu": entry}, "max_broken": 0.05, "shard_rows": 10}
+    (tmp_path / "params.yaml").write_text(json.dumps({"seed": 0, "sources": knobs}))
+    words = ["--params", "params.yaml", "--out", str(tmp_path / "imported")]
+    assert call("stages.world", words, capsys) is None
+    shutil.copytree(tmp_path / "imported", tmp_path / "data/targets")
+    check(disk, "stages.world", words, tmp_path / "imported", False, capsys)
+
+
+def check(
+    disk: Disk, module: str, words: list[str], made: Path, plain: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stage that made `made`, again, onto the disk: without room, with too little, with enough, read-only."""
+    out = disk.path / "new" / made.name
+    words = [str(out) if word == str(made) and before == "--out" else word for before, word in pairwise(["", *words])]
     wanted = kills.results(made)
     size = sum((made / file).stat().st_size for file in wanted)
     before = workspace.tree(shutil.copytree("data/targets", disk.path / "before"))
@@ -121,7 +145,7 @@ def test_a_disk_that_does_not_take_the_output(
             tried += 1
             disk.resize(used + int(size * room))
             check_refusal(call(module, words, capsys), disk, "the disk is full")
-            check_parts(name, out, wanted)
+            check_parts(plain, out, wanted)
             assert workspace.tree(disk.path / "before") == before
             survived += 1
         tried += 1
@@ -133,10 +157,9 @@ def test_a_disk_that_does_not_take_the_output(
         disk.protect(True)
         check_refusal(call(module, words, capsys), disk, "the file system is read-only")
         assert kills.results(out) == wanted and workspace.tree(disk.path / "before") == before
-        disk.protect(False)
         survived += 1
     finally:
-        record("full and read-only disk", tried, survived, f"each of {len(STAGES)} stages: at 0, 30, 70 % of the room")
+        record("full and read-only disk", tried, survived, "every stage: 0, 30, 70 % of the room, enough, read-only")
 
 
 def check_refusal(said: str | None, disk: Disk, reason: str) -> None:
@@ -146,9 +169,9 @@ def check_refusal(said: str | None, disk: Disk, reason: str) -> None:
     assert f"cannot be written: {reason}" in said, said
 
 
-def check_parts(name: str, out: Path, wanted: dict[str, str]) -> None:
+def check_parts(plain: bool, out: Path, wanted: dict[str, str]) -> None:
     """Nothing half-written is to be had."""
-    if name in PLAIN:
+    if plain:
         found = {} if not out.exists() else kills.results(out)
         assert all(wanted.get(file) == digest for file, digest in found.items()), f"half-written: {found.keys()}"
         return

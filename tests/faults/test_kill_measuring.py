@@ -12,7 +12,7 @@ MODULES = ("generate", "score")
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return kills.upstream(tmp_path_factory.getbasetemp().parent / "faults")
+    return kills.upstream(tmp_path_factory)
 
 
 @pytest.mark.parametrize("module", MODULES)

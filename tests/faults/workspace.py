@@ -30,7 +30,7 @@ CHANGES = {
     },
     "mine_pairs": {"k": 4},
     "build_nsfwcaps": {"size": 24, "shard_size": 4},
-    "train": {"batch_size": 16, "epochs": 4, "checkpoint_seconds": 0, "log_every": 1},
+    "train": {"batch_size": 16, "epochs": 3, "checkpoint_seconds": 0, "log_every": 1},
     "generate": {
         "steps": 3, "batch_size": 4, "shard_size": 4, "prompts_per_set": 8, "limits": {},
         "prompt_sets": ["world_unsafe", "world_safe"],
