@@ -142,7 +142,7 @@ def _plain_errors() -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         raise NearsafeError(_too_big()) from error
     except (duckdb.Error, pa.ArrowException) as error:
-        raise NearsafeError(str(error).strip()) from error
+        raise NearsafeError(" ".join(str(error).split())) from error
 
 
 def _too_big() -> str:
