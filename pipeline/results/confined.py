@@ -11,11 +11,10 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TypeVar
@@ -31,6 +30,7 @@ SECONDS = 300.0  # of work; what the reader of the answer takes does not count
 # What DuckDB counts (2 GB), what it does not count, Python and Arrow. Only memory that is the process's own.
 MEMORY = 4 * 1024**3
 _PART = 64 * 1024**2  # bytes of rows that are on their way at once
+_TOLD = 4000  # characters of an error: a pipe takes them without a reader
 _KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "VIRTUAL_ENV")
 
 
@@ -50,21 +50,20 @@ def ask(request: Request, seconds: float = SECONDS) -> Iterator[Batches]:
     env = {name: os.environ[name] for name in _KEPT if name in os.environ}
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-B", "-P", "-m", "pipeline.results.confined", str(seconds)]
-    with tempfile.TemporaryFile() as told:
-        process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=told, start_new_session=True
-        )
-        assert process.stdin is not None and process.stdout is not None
-        watch = _Watch(process, seconds)
-        try:
+    process = subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdin is not None and process.stdout is not None
+    watch = _Watch(process, seconds)
+    try:
+        with suppress(BrokenPipeError):  # it ended before it read: why is told below
             process.stdin.write(json.dumps(asdict(request)).encode())
             process.stdin.close()
-            reader = watch.call(lambda: pa.ipc.open_stream(process.stdout), told)
-            yield Batches(reader.schema, iter(lambda: watch.call(lambda: _next(reader), told), None))
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+        reader = watch.call(lambda: pa.ipc.open_stream(process.stdout))
+        yield Batches(reader.schema, iter(lambda: watch.call(lambda: next(reader, None)), None))
+    finally:
+        process.kill()
+        process.communicate()
 
 
 class _Watch:
@@ -73,7 +72,7 @@ class _Watch:
     def __init__(self, process: subprocess.Popen, seconds: float) -> None:
         self._process, self._seconds, self._left, self._late = process, seconds, seconds, False
 
-    def call(self, work: Callable[[], T], told: IO[bytes]) -> T:
+    def call(self, work: Callable[[], T]) -> T:
         """What `work` reads. Raises NearsafeError where the process ended early, or had to be ended."""
         timer = threading.Timer(max(self._left, 0.0), self._end)
         started = time.monotonic()
@@ -81,31 +80,26 @@ class _Watch:
         try:
             found = work()
         except (pa.ArrowException, OSError) as error:
-            raise self._reason(told) from error
+            raise self._reason() from error
         finally:
             timer.cancel()
             self._left -= time.monotonic() - started
         if found is None and self._process.wait() != 0:  # the stream ended well, and the process did not
-            raise self._reason(told)
+            raise self._reason()
         return found
 
     def _end(self) -> None:
         self._late = True
         self._process.kill()
 
-    def _reason(self, told: IO[bytes]) -> NearsafeError:
-        status = self._process.wait()
-        told.seek(0)
-        text = told.read().decode(errors="replace").strip()
+    def _reason(self) -> NearsafeError:
+        status, told = self._process.wait(), self._process.stderr
+        text = told.read().decode(errors="replace").strip() if told else ""
         if self._late:
             return NearsafeError(
                 f"the query took more than {self._seconds:g} s: ask for less, or give it more (--seconds)"
             )
         return NearsafeError(text if status == 2 and text else memory_exceeded())
-
-
-def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
-    return next(reader, None)
 
 
 def answer(request: Request, out: IO[bytes]) -> None:
@@ -120,7 +114,7 @@ def answer(request: Request, out: IO[bytes]) -> None:
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    """The rows of a batch, so few at a time that their bytes are not too many. Raises NearsafeError for one too long."""
+    """The rows of a batch, few enough at a time that they are not too long. Raises NearsafeError for a row that is."""
     size = max(1, batch.num_rows * _PART // max(batch.nbytes, 1))
     for start in range(0, batch.num_rows, size):
         part = batch.slice(start, size)
@@ -150,7 +144,7 @@ def main() -> None:
     try:
         answer(request, sys.stdout.buffer)
     except NearsafeError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(" ".join(str(error).split())[:_TOLD], file=sys.stderr)
         status = 2
     except BrokenPipeError:
         status = 0
