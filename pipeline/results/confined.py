@@ -53,7 +53,6 @@ def ask(request: Request, seconds: float = SECONDS) -> Iterator[Batches]:
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    assert process.stdin is not None and process.stdout is not None
     watch = _Watch(process, seconds)
     try:
         with suppress(BrokenPipeError):  # it ended before it read: why is told below
@@ -63,7 +62,10 @@ def ask(request: Request, seconds: float = SECONDS) -> Iterator[Batches]:
         yield Batches(reader.schema, iter(lambda: watch.call(lambda: next(reader, None)), None))
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 class _Watch:
