@@ -57,9 +57,7 @@ doctor: $(STAMP)
 # A study of studies/dvc.yaml, with what it needs of the pipeline and of other studies; each stage with the time that is
 # about left. Stop it at any time: the next call continues.
 ablation frontier des-ablation attack: $(STAMP)
-	@target=studies/dvc.yaml:$(subst -,_,$@)_findings; plan=$$(mktemp); trap 'rm -f "$$plan"' EXIT; \
-	dvc dag --dot "$$target" > "$$plan"; \
-	PYTHONUNBUFFERED=1 dvc repro "$$target" 2>&1 | python -m pipeline.progress --plan "$$plan"
+	@nearsafe repro studies/dvc.yaml:$(subst -,_,$@)_findings
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 pytest -q -n auto --dist loadfile -m "not faults"

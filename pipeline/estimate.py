@@ -79,7 +79,10 @@ def examine_run(root: Path, params: Path, budget: float = 60.0) -> Checks:
     total = sum(stage.seconds or 0.0 for stage in known)
     if not total:
         yield Check(
-            "time", "warn", "unknown in all: no stage could be counted and measured", "put models and data there"
+            "time",
+            "warn",
+            "unknown in all: no stage could be counted and measured",
+            "bring models, or data (see above)",
         )
         return
     rest = "" if len(known) == len(planned) else f", without {', '.join(s.name for s in planned if s.seconds is None)}"

@@ -1,33 +1,22 @@
 """What DVC prints, with how far it has come and about how long the rest will take.
 
-dvc dag --dot TARGET > plan.dot
-dvc repro TARGET 2>&1 | python -m pipeline.progress --plan plan.dot
-
 A stage that still has to run is expected to take as long as when it last ran, at the speed that this run has shown so
 far. One that has not run before: as long as those of its kind in this run (`attack_score@des` and
 `attack_score@original` are of one kind); a kind that is new, too: as long as the mean stage. Stages that DVC skips cost
 nothing and teach nothing.
 """
 
-import argparse
 import re
-import signal
-import sys
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 from typing import Literal
-
-from pipeline.errors import NearsafeError, run
 
 State = Literal["ran", "cached", "up_to_date", "failed"]
 _STARTS = re.compile(r"^(Running s|S)tage '([^']+)'(:| is cached)?")
 _FAILED = re.compile(r"^ERROR: failed to reproduce(?: stages:)? ((?:'[^']+'(?:, and |, | and )?)+)(?:: (.*))?")
 # The last line of a stage that ran to its end: pipeline/errors.py.
 _PEAK = re.compile(r"^\w+: peak memory (\d+) MiB\s*$")
-_NODE = re.compile(r'^"([^"]+)";$', re.MULTILINE)
 # The ratio of this run's seconds to those of earlier runs says little while both are small.
 _SETTLED = 10.0
 
@@ -151,37 +140,3 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def planned_stages(plan: Path) -> list[str]:
-    """Names of the stages in what `dvc dag --dot` printed. Raises NearsafeError for a file that cannot be read."""
-    try:
-        return _NODE.findall(plan.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise NearsafeError(f"{plan}: cannot be read: {error.strerror or error}") from error
-
-
-def follow(lines: Iterable[str], planned: Collection[str], clock: Callable[[], float]) -> Iterator[str]:
-    """Each line as it comes, stages with their progress. `clock` gives seconds from any start."""
-    progress, start = Progress(planned), clock()
-    for line in lines:
-        yield progress.line(line.rstrip("\n"), clock() - start)
-
-
-def main(plan: Path) -> None:
-    """Copy standard input to standard output, with progress."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops DVC; its last words still pass through here
-    sys.stdin.reconfigure(errors="replace")
-    for line in follow(sys.stdin, planned_stages(plan), time.monotonic):
-        print(line, flush=True)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--plan", type=Path, required=True, help="what `dvc dag --dot TARGET` printed")
-    return arguments
-
-
-if __name__ == "__main__":
-    run(main, parser())

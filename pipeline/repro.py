@@ -35,7 +35,7 @@ _NO_RUN = frozenset({"--dry", "-h", "--help", "-i", "--interactive"})
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `stages`: by name; `before`, `after`: rows of metrics.json before and after it."""
+    """How a run ended. `stages`: by name; `before`, `after`: rows of metrics.json, none where no stage was to run."""
 
     state: EndState
     stages: dict[str, Done]
@@ -69,13 +69,14 @@ def _reproduce(
     """`reproduce` for the one who holds the clone, None where nothing is run."""
     start = time.monotonic()
     metrics, data = Results(root / "results").metrics, Data(root / "data").root
-    before = _metrics(metrics)
     progress = _plan(root, targets, options, data)
     if progress.planned and not progress.stale:
         show("Data and pipelines are up to date.\n")
-        ended = dict.fromkeys(progress.planned, Done("up_to_date"))
-        return Outcome("completed", ended, time.monotonic() - start, before, before)
-    if progress.stale and (left := progress.left()):
+        return Outcome(
+            "completed", dict.fromkeys(progress.planned, Done("up_to_date")), time.monotonic() - start, [], []
+        )
+    before = _metrics(metrics)
+    if left := progress.left():
         show(
             f"{len(progress.stale)} of {len(progress.planned)} stages to run: about {duration(left)}, by earlier runs\n"
         )
@@ -156,7 +157,7 @@ def _plan(root: Path, targets: Sequence[str], options: Sequence[str], data: Path
     from pipeline.flows.graph import make_plan
 
     plan = make_plan(root, targets, "--force" in options)
-    return Progress(plan.stages, plan.steps, past_seconds(data))
+    return Progress(plan.stages, plan.steps, past_seconds(data) if plan.steps else {})
 
 
 def _follow(root: Path, arguments: Sequence[str], progress: Progress, log: _Log, show: Say, start: float) -> int:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(root: int, *names: str) -> int:
@@ -13,8 +16,10 @@ def derive(root: int, *names: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(root: int, *names: str) -> torch.Generator:
+def generator(root: int, *names: str) -> "torch.Generator":
     """A CPU generator seeded by `derive`; draw on the CPU and move, so that a device cannot change the numbers."""
+    import torch  # takes seconds; most stages that derive seeds need none of it
+
     return torch.Generator(device="cpu").manual_seed(derive(root, *names))
 
 

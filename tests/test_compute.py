@@ -118,6 +118,16 @@ def test_a_workers_error_reads_as_the_stages_own(cluster):
 
 
 @needs_ray
+def test_workers_know_where_storage_is_and_no_secret(cluster, monkeypatch):
+    """Ray shows a worker's settings to everyone who may ask it: keys are each machine's own."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_SECRET_ACCESS_KEY")
+    with open_pool(Task(dict, lambda models, job: [os.environ.get(name) for name in names]), RAY, print) as pool:
+        assert [found for _, found in pool([Shard(("a",), 1)])] == [["http://127.0.0.1:1", None]]
+
+
+@needs_ray
 def test_a_cluster_that_is_too_small_or_a_shard_that_kills_every_worker_is_an_error(cluster):
     with open_pool(Task(dict, print), Compute("ray", gpus=1), print) as pool:
         with pytest.raises(NearsafeError, match="1 workers with .* do not fit into the cluster's 2.0 CPUs and 0 GPUs"):

@@ -1,14 +1,8 @@
 """Progress of a DVC run: counted, and the rest estimated from what has run."""
 
-import io
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-from pipeline.errors import NearsafeError
-from pipeline.progress import Done, Progress, duration, follow, planned_stages
+from pipeline.progress import Done, Progress, duration
 
 PLAN = ["world", "s:train@a", "s:train@b", "s:score@a", "s:score@b", "s:findings"]
 
@@ -85,27 +79,3 @@ def test_a_stage_outside_the_plan_is_counted() -> None:
 )
 def test_durations_in_words(seconds: float, words: str) -> None:
     assert duration(seconds) == words
-
-
-def test_lines_pass_in_order_as_they_come() -> None:
-    clock = iter([100.0, 101.0, 130.0])
-    lines = io.StringIO("Running stage 'a':\n  Stage 'quoted' in a stage's own words\n")
-    assert list(follow(lines, ["a"], lambda: next(clock))) == [
-        "[1 of 1, 1 s, time left not known yet] Running stage 'a':",
-        "  Stage 'quoted' in a stage's own words",
-    ]
-
-
-def test_the_plan_is_what_dvc_dag_prints(tmp_path: Path) -> None:
-    plan = tmp_path / "plan.dot"
-    plan.write_text('strict digraph {\n"world";\n"studies/dvc.yaml:a@b";\n"world" -> "studies/dvc.yaml:a@b";\n}\n')
-    assert planned_stages(plan) == ["world", "studies/dvc.yaml:a@b"]
-    with pytest.raises(NearsafeError, match="cannot be read"):
-        planned_stages(tmp_path / "none")
-
-
-def test_command_line_copies_what_is_no_text(tmp_path: Path) -> None:
-    (tmp_path / "plan.dot").write_text("")
-    command = [sys.executable, "-m", "pipeline.progress", "--plan", str(tmp_path / "plan.dot")]
-    done = subprocess.run(command, input=b"\xff\nRunning stage 'a':\n", capture_output=True, check=True)
-    assert done.stdout.decode().splitlines()[1] == "[1 of 1, 0 s, time left not known yet] Running stage 'a':"

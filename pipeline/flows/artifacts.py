@@ -1,23 +1,35 @@
 """What a flow run shows in Prefect's pages: every stage's state, the results, what changed, and a picture."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import httpx
+from prefect import get_run_logger
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.exceptions import PrefectException
 
 from pipeline.flows.home import live_server
 from pipeline.flows.job import Job
-from pipeline.flows.stages import Work
-from pipeline.flows.summary import changed_section, results_section, stage_rows
+from pipeline.flows.summary import Ended, changed_section, results_section, stage_rows
 from pipeline.layout import Report, Results
 
 LARGEST = 2_000_000  # bytes of a picture that is put into Prefect's database
 
 
-def show_stages(job: Job, work: Work, message: str) -> None:
+@contextmanager
+def shown_if_possible() -> Iterator[None]:
+    """Pages are a help: where Prefect's server is gone, or refuses, the stages go on without."""
+    try:
+        yield
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().warning("not shown in Prefect's pages: %s", str(error) or type(error).__name__)
+
+
+def show_stages(job: Job, ended: Mapping[str, Ended], message: str) -> None:
     """A table of all stages of the targets, also of those that were up to date."""
-    create_table_artifact(stage_rows(job.plan.stages, work.ended), key="stages", description=message)
+    create_table_artifact(stage_rows(job.plan.stages, ended), key="stages", description=message)
 
 
 def show_results(job: Job, before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]]) -> None:

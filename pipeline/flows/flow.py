@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun, FailedRun
+from prefect.exceptions import CancelledRun, FailedRun, PrefectException
 from prefect.futures import PrefectFuture
 from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipeline.errors import NearsafeError
 from pipeline.flows import lock
-from pipeline.flows.artifacts import show_results, show_stages
+from pipeline.flows.artifacts import show_results, show_stages, shown_if_possible
 from pipeline.flows.devices import Devices, find_gpus
 from pipeline.flows.experiment import save
 from pipeline.flows.home import live_server
@@ -79,7 +80,14 @@ def run_job(job: Job) -> Outcome:
         task_runner=ThreadPoolTaskRunner(max_workers=_THREADS),
     )  # fmt: skip
     request = job.request
-    state = opened(list(request.targets), list(request.overrides), request.force, return_state=True)
+    try:
+        state = opened(list(request.targets), list(request.overrides), request.force, return_state=True)
+    except (httpx.HTTPError, PrefectException) as error:
+        if not outcomes:
+            raise NearsafeError(
+                f"Prefect's server does not answer ({error}): run again; what had finished is kept"
+            ) from error
+        return outcomes[0]  # only the last word to its server is lost
     if not outcomes:
         state.result(raise_on_failure=True)  # what went wrong before or inside `execute`
         raise RuntimeError(f"the flow ended as {state.name} without an outcome: {state.message}")
@@ -103,7 +111,8 @@ def execute(job: Job) -> Outcome:
     )  # fmt: skip
     lock.write(request.root, replace(job.holder, run_id=record.run_id, flow_run_id=flow_run_id))
     if job.experiment:
-        _label(job)
+        with shown_if_possible():
+            _label(job)
     work = Work(job.place, request.force, Devices(find_gpus(request.devices), job.settings.cpu_slots), record)
     for name in job.plan.stages:
         if name not in job.plan.steps:
@@ -115,9 +124,10 @@ def execute(job: Job) -> Outcome:
             outcome = conclude(job, work.ended, work.processes.cancelled, record.run_id, _page(request.root))
             if job.experiment and outcome.state == "completed":
                 save(request.root, job.place, job.experiment)
-            show_stages(job, work, outcome.message)
-            if outcome.state == "completed":
-                show_results(job, before, known_metrics(job.place / Results().metrics))
+            with shown_if_possible():
+                show_stages(job, work.ended, outcome.message)
+                if outcome.state == "completed":
+                    show_results(job, before, known_metrics(job.place / Results().metrics))
         state = outcome.state
         return outcome
     finally:

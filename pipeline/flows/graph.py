@@ -2,15 +2,19 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import networkx as nx
+from dvc.dependency import param
 from dvc.exceptions import DvcException
 from dvc.repo import Repo, lock_repo
 from dvc.repo.index import Index
+from dvc.utils.serialize import load_path
 
 from pipeline.errors import NearsafeError
 
@@ -76,8 +80,22 @@ def _names(graph: nx.DiGraph) -> dict[Any, str]:
 
 def _changed(repo: Repo, stages: Iterable[Any]) -> set[str]:
     """Names of the stages that are not as `dvc.lock` says. `Repo.status` would load the graph once per target."""
-    with lock_repo(repo):
+    with lock_repo(repo), _each_file_of_parameters_once():
         return {_name(stage) for stage in stages if stage.status(check_updates=True)}
+
+
+@contextmanager
+def _each_file_of_parameters_once() -> Iterator[None]:
+    """DVC parses params.yaml anew for every stage: a third of the time that a look at an unchanged pipeline takes."""
+    parsed: dict[str, Any] = {}
+
+    def load(path: str, fs: Any, **options: Any) -> Any:
+        if path not in parsed:
+            parsed[path] = load_path(path, fs, **options)
+        return parsed[path]
+
+    with patch.object(param, "load_path", load):
+        yield
 
 
 def _name(stage: Any) -> str:

@@ -36,14 +36,16 @@ def hold(root: Path, what: str) -> Iterator[Holder]:
 
     The system lets go of it when this process ends, however that ends.
     """
-    lock = _lock(root)
     try:
+        lock = _lock(root)
         lock.acquire(timeout=0)
     except Timeout:
         raise NearsafeError(
             f"a run of this clone is under way: {_read(root) or 'it has just started'}; wait for it, or stop it with "
             "`nearsafe flow cancel`"
         ) from None
+    except OSError as error:
+        raise NearsafeError(f"{root / Local().lock}: cannot be written: {error.strerror or error}") from error
     try:
         holder = Holder(Process.of(os.getpid()), datetime.now(UTC).isoformat(timespec="seconds"), what)
         write(root, holder)

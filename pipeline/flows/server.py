@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -33,13 +34,25 @@ from pipeline.flows.home import (
 from pipeline.flows.job import read_settings
 from pipeline.flows.pages import serve_folder
 from pipeline.layout import Local, Report
+from pipeline.orphans import Watch
 
 PORT = 4200
 REPORT_PORT = 4201
 DEPLOYMENTS = 2
+RESTARTS = 5  # of a server that ended by itself; a flow waits a minute for it, and does not end
 GRACE = 30.0  # seconds for flows to end: their stages get SIGTERM, and 10 s later SIGKILL
 
-Children = list[subprocess.Popen[bytes]]
+
+class _Guarded(subprocess.Popen[bytes]):
+    """A process in a session of its own, of which nothing is left when it ends, or when this process is killed."""
+
+    def __init__(self, command: Sequence[str], **options: Any) -> None:
+        self._watch = Watch()
+        super().__init__(command, start_new_session=True, **options)
+        self._watch.over(self.pid)
+
+
+Children = list[_Guarded]
 
 
 def serve(root: Path, port: int | None = None, report_port: int | None = None) -> None:
@@ -68,6 +81,14 @@ def serve(root: Path, port: int | None = None, report_port: int | None = None) -
             _start(root, server, children, stop)
             if not stop.is_set():
                 _announce(root, server, children)
+            for _ in range(RESTARTS):
+                while not stop.wait(0.5) and children[0].poll() is None:
+                    _check(root, children)
+                if stop.is_set():
+                    break
+                print("Prefect's server ended: it is started again", flush=True)
+                _start(root, server, children, stop)
+                _register(root, server, children)
             while not stop.wait(0.5):
                 _check(root, children)
     finally:
@@ -77,7 +98,7 @@ def serve(root: Path, port: int | None = None, report_port: int | None = None) -
 
 
 def _start(root: Path, server: Server, children: Children, stop: threading.Event) -> None:
-    """Prefect's server, then the runner of the deployments; each is awaited."""
+    """Prefect's server, again if it ended, then the runner of the deployments if it does not run; each is awaited."""
     url, address, env = server.url, httpx.URL(server.url), environment(root, server.url)
     own = {
         "PREFECT_UI_API_URL": f"{url}/api",
@@ -87,20 +108,20 @@ def _start(root: Path, server: Server, children: Children, stop: threading.Event
     if server.protected:
         own["PREFECT_SERVER_API_AUTH_STRING"] = env["PREFECT_API_AUTH_STRING"]
     command = ["prefect", "server", "start", "--host", address.host, "--port", str(address.port)]
-    children.append(_child(root, "server", command, {**env, **own}))
+    children[:1] = [_child(root, "server", command, {**env, **own})]
     _await(root, children, stop, lambda: httpx.get(f"{url}/api/health", timeout=2).status_code == 200)
-    if not stop.is_set():
+    if not stop.is_set() and len(children) == 1:
         children.append(_child(root, "runner", ["pipeline.flows.deployments"], env))
         _await(root, children, stop, lambda: _deployed(server) >= DEPLOYMENTS)
 
 
-def _child(root: Path, name: str, module: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+def _child(root: Path, name: str, module: Sequence[str], env: dict[str, str]) -> _Guarded:
     log = root / Local().prefect / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("wb") as out:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module], cwd=root, env=env, start_new_session=True, stdin=subprocess.DEVNULL,
-            stdout=out, stderr=subprocess.STDOUT,
+    with log.open("ab") as out:  # a server that is started again does not hide why
+        return _Guarded(
+            [sys.executable, "-m", *module], cwd=root, env=env, stdin=subprocess.DEVNULL, stdout=out,
+            stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 
@@ -131,9 +152,14 @@ def _check(root: Path, children: Children) -> None:
             raise NearsafeError(f"Prefect's {name} ended with status {child.returncode} ({log}): {' '.join(words)}")
 
 
-def _announce(root: Path, server: Server, children: Children) -> None:
+def _register(root: Path, server: Server, children: Children) -> None:
+    """Say where the server is, and which processes it is."""
     processes = tuple(Process.of(pid) for pid in (psutil.Process().pid, *(child.pid for child in children)))
     write_server(root, replace(server, processes=processes))
+
+
+def _announce(root: Path, server: Server, children: Children) -> None:
+    _register(root, server, children)
     print(f"Flows:  {server.url}/deployments   (repro/manual: Run; repro/nightly runs by itself)")
     print(f"Report: {server.report}")
     if server.protected:

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
+from pipeline.flows.artifacts import shown_if_possible
 from pipeline.flows.devices import Devices
 from pipeline.flows.graph import Step
 from pipeline.flows.processes import Processes
@@ -101,10 +102,11 @@ class _Follow:
     def _show(self, percent: float, now: float | None) -> None:
         if now is not None and (percent == self._shown or (self._artifact and now - self._at < EVERY)):
             return
-        if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, artifact_key(f"progress-{self._stage}"), self._stage)
-        else:
-            update_progress_artifact(self._artifact, progress=percent)
+        with shown_if_possible():
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, artifact_key(f"progress-{self._stage}"), self._stage)
+            else:
+                update_progress_artifact(self._artifact, progress=percent)
         self._shown, self._at = percent, now or self._at
 
 

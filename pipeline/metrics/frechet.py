@@ -8,7 +8,6 @@ values of equal N, reference and features compare.
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.fid import FrechetInceptionDistance
 
 from pipeline.metrics.intervals import Estimate, bootstrap
 
@@ -29,6 +28,8 @@ class Reference:
 
     def __init__(self, name: str, features: Tensor) -> None:
         """Raises ValueError for fewer than 2 images, another shape, or features that are not finite."""
+        from torchmetrics.image.fid import FrechetInceptionDistance  # takes seconds: only where images are compared
+
         self.name, values = name, _checked(features, name)
         self.metric = FrechetInceptionDistance(_Given(values.shape[1]), reset_real_features=False, normalize=True)
         self.metric.set_dtype(torch.float64)

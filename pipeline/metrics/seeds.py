@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import t as student_t
-
 from pipeline.metrics.intervals import CONFIDENCE
 
 
@@ -58,6 +56,8 @@ def pool(
     mean = math.fsum(values) / k
     training = 0.0
     if k > 1:
+        from scipy.stats import t as student_t  # takes a second, and one seed needs none
+
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (k - 1))
         training = float(student_t.ppf(0.5 + confidence / 2, k - 1)) * deviation / math.sqrt(k)
     below, above = (_item_error(measured, end) for end in ("low", "high"))

@@ -30,7 +30,7 @@ from pipeline.models.families.family import Family
 from pipeline.models.families.registry import family_of
 from pipeline.models.folders import count_floats, read_settings
 from pipeline.models.hashing import model_hash
-from pipeline.models.loading import check_whole, load_whole, loading
+from pipeline.models.loading import check_types, check_whole, load_whole, loading
 from pipeline.models.slots import T5, Slot, fitting_slot, read_slots, slot_tokenizer, tower_in
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -126,6 +126,7 @@ def load_diffusion(folder: Path, device: torch.device | str = "cpu", dtype: torc
     digest, family = model_hash(folder), family_of(folder)
     autoencoder = _class(folder / "vae" / "config.json", _AUTOENCODERS)
     scheduler = _class(folder / "scheduler" / "scheduler_config.json", _SCHEDULERS)
+    check_types(config := folder / family.denoiser / "config.json", read_settings(config), family.cls)
     upcast = dtype == torch.float16 and read_settings(folder / "vae" / "config.json").get("force_upcast", False)
     with loading(folder, "diffusion folder"):
         denoiser = _part(family.cls, folder / family.denoiser, dtype)
@@ -248,7 +249,9 @@ def _variant(folder: Path) -> str | None:
 def _class(file: Path, known: dict[str, type]) -> type:
     if not file.is_file():
         raise NearsafeError(f"{file}: no such file: not a diffusion folder")
-    name = read_settings(file).get("_class_name")
+    settings = read_settings(file)
+    name = settings.get("_class_name")
     if not isinstance(name, str) or name not in known:
         raise NearsafeError(f"{file}: class {name!r} is not supported; known: {', '.join(sorted(known))}")
+    check_types(file, settings, known[name])
     return known[name]

@@ -31,6 +31,7 @@ _SETTINGS = re.compile(r"(.*_)?config\.json|model_index\.json")
 _MOST = 2**24
 _LIMITS = ((re.compile(r"layers|blocks"), 1000), (re.compile(r"(image|sample|patch)_size"), 4096),
            (re.compile(r"pos_embed_max_size"), 512))  # fmt: skip
+_COUNTS = re.compile(r"layers|heads")
 _LONGEST = 1000  # items of a list
 _LARGEST = 1 << 24  # bytes of a settings file
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
@@ -107,8 +108,12 @@ def _check_settings(file: Path) -> None:
             raise NearsafeError(f"{file}: {key} has {len(value)} items, which no model has (at most {_LONGEST})")
         if key in _OWN_CODE:
             raise NearsafeError(f"{file}: {key}: it wants code of its own to be run, which is never done")
+        if key == "layer_norm_eps" and value is None:  # transformers takes it, until something is encoded
+            raise NearsafeError(f"{file}: layer_norm_eps is null, expected a number")
         # A tokenizer without a longest text says so by 10^30.
         if isinstance(value, int) and file.name != "tokenizer_config.json":
+            if value < 0 and _COUNTS.search(key):
+                raise NearsafeError(f"{file}: {key} is {value}, which no model has")
             most = next((limit for name, limit in _LIMITS if name.search(key)), _MOST)
             if abs(value) > most:
                 raise NearsafeError(f"{file}: {key} is {str(value)[:24]}, which no model has (at most {most})")

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import (
     AutoProcessor,
     GenerationConfig,
-    LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     LogitsProcessor,
@@ -67,17 +66,32 @@ def load_llava(folder: Path, device: torch.device | str = "cpu", dtype: torch.dt
         processor.num_additional_image_tokens = 1
     if processor.vision_feature_select_strategy is None:
         processor.vision_feature_select_strategy = model.config.vision_feature_select_strategy
-    _check_tokens(folder, model.config, processor)
+    _check_tokens(folder, model, processor)
+    _check_pixels(folder, model.config.vision_config.image_size, processor)
     with loading(folder, "LLaVA folder"):
         model.generation_config = _tokens_only(model.generation_config, processor.tokenizer)
         return Llava(model.to(device).eval(), processor, digest)
 
 
-def _check_tokens(folder: Path, config: LlavaConfig, processor: LlavaProcessor) -> None:
+def _check_pixels(folder: Path, side: int, processor: LlavaProcessor) -> None:
+    """The image processor works and gives what the vision tower takes. Raises NearsafeError."""
+    with loading(folder, "image processor"):
+        found = processor.image_processor(images=[Image.new("RGB", (side + 1, side))], return_tensors="pt").pixel_values
+    if tuple(found.shape) != (1, 3, side, side) or not torch.isfinite(found).all():
+        raise NearsafeError(
+            f"{folder}: the image processor gives {tuple(found.shape)}, the vision tower takes (1, 3, {side}, {side})"
+        )
+
+
+def _check_tokens(folder: Path, model: LlavaForConditionalGeneration, processor: LlavaProcessor) -> None:
     """An end, the image's token as the model knows it, no token without a row. Raises NearsafeError."""
-    tokenizer = processor.tokenizer
+    config, tokenizer, saved = model.config, processor.tokenizer, model.generation_config
     if tokenizer.eos_token_id is None:
         raise NearsafeError(f"{folder}: the tokenizer has no eos_token")
+    for name, found in (("bos_token_id", saved.bos_token_id), ("eos_token_id", saved.eos_token_id)):
+        ids = found if isinstance(found, list) else [found]
+        if found is not None and not all(type(one) is int and 0 <= one < config.text_config.vocab_size for one in ids):
+            raise NearsafeError(f"{folder}: generation_config.json: {name} is {found!r}, no token of the model")
     check_vocabulary(folder, tokenizer, config.text_config.vocab_size)
     if (found := tokenizer.convert_tokens_to_ids(processor.image_token)) != config.image_token_index:
         raise NearsafeError(

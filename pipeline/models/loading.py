@@ -1,5 +1,7 @@
 """What every loader of a model folder shares: one line for whatever goes wrong, and weights that are whole."""
 
+import types
+import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,6 +78,35 @@ def check_whole(folder: Path, what: str, model: nn.Module, report: Mapping[str, 
     if absent := sorted(report["missing_keys"]):
         raise NearsafeError(f"{whole}: {absent[0]} is missing")
     check_finite(folder, model.named_parameters())
+
+
+def check_types(file: Path, settings: Mapping[str, Any], cls: type) -> None:
+    """Settings are of the kinds that `cls` declares: text, numbers, lists. diffusers itself takes anything.
+
+    Null may stand for anything but a plain int or float, and a number for a number of another kind: published folders
+    have that. Raises NearsafeError naming file and key.
+    """
+    for name, hint in typing.get_type_hints(cls.__init__).items():
+        value, known = settings.get(name, ...), set(_kinds(hint))
+        wrong = hint in (int, float) if value is None else _kind(type(value)) not in known
+        if value is not ... and known and wrong:
+            raise NearsafeError(f"{file}: {name} is {str(value)[:60]!r}, expected {' or '.join(sorted(known))}")
+
+
+def _kinds(hint: Any) -> Iterator[str]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        for one in typing.get_args(hint):
+            yield from _kinds(one)
+    elif typing.get_origin(hint) is typing.Literal:
+        yield from (_kind(type(value)) for value in typing.get_args(hint))
+    elif isinstance(cls := typing.get_origin(hint) or hint, type) and cls is not type(None):
+        yield _kind(cls)
+
+
+def _kind(cls: type) -> str:
+    if issubclass(cls, int | float):
+        return "a number"
+    return "text" if issubclass(cls, str) else "an object" if issubclass(cls, dict) else "a list"
 
 
 def check_finite(folder: Path, weights: Iterable[tuple[str, Tensor]]) -> None:

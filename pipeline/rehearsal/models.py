@@ -6,14 +6,17 @@ models say and draw means nothing; that every stage reads, trains, exports and l
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.world.grammar import ITEM
 from pipeline.world.scenes import VOCABULARY
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 WIDTH, LAYERS, HEADS = 64, 2, 4
 PROJECTION = 48
@@ -82,24 +85,10 @@ def save_diffusion(folder: Path, seed: int) -> None:
 
 def save_llava(folder: Path, seed: int) -> None:
     """A LlavaForConditionalGeneration folder that looks through the vision tower of `save_clip`."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        PreTrainedTokenizerFast,
-    )
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    special = ["<s>", "</s>", "<unk>", "<image>"]
     words = ["USER", "ASSISTANT", ":", ".", "Describe", "this", "image", "a", "picture", "of", "with", "and", *_words()]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *words])}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
+    tokenizer = word_tokenizer(words)
     text = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         bos_token_id=0, eos_token_id=1, pad_token_id=1, max_position_embeddings=4096, initializer_range=0.5,
@@ -114,6 +103,21 @@ def save_llava(folder: Path, seed: int) -> None:
     _save_processor(folder)
     # As older folders: patch size and strategy are left to the model's configuration.
     _json(folder / "processor_config.json", {"processor_class": "LlavaProcessor"})
+
+
+def word_tokenizer(words: Sequence[str]) -> "PreTrainedTokenizerFast":
+    """One token a word, after begin, end, unknown and "<image>" (0 to 3); a text begins with "<s>"."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<unk>", "<image>"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *words])}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>",
+        extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
 
 
 def _words() -> list[str]:

@@ -38,7 +38,7 @@ class Place:
     part: str = ""
 
     def __str__(self) -> str:
-        return printable(f"{self.file}: {f'{self.part!r}, ' if self.part else ''}row {self.row}")
+        return printable(f"{self.file}: {f'{self.part!r}, ' if self.part else ''}row {self.row!s:.200}")
 
 
 @dataclass(frozen=True)

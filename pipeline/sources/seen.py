@@ -15,13 +15,18 @@ class Seen:
     """Ids and families with the segment that brought them: what an unfinished segment brought can be undone."""
 
     def __init__(self, path: Path, segments: int) -> None:
-        """Open or make the index; what came after the first `segments` segments is forgotten."""
+        """Open or make the index; what came after the first `segments` segments is forgotten.
+
+        Raises sqlite3.DatabaseError for one that is damaged, NearsafeError for a disk that does not take it.
+        """
         self._path = path
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._base = sqlite3.connect(path)
             # A crash loses no more than the run since the last segment, which is done again anyway.
             self._base.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_TABLES}")
+            if segments and self._base.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise sqlite3.DatabaseError("the index is damaged")
             for table in ("ids", "families"):
                 self._base.execute(f"DELETE FROM {table} WHERE segment >= ?", (segments,))
             self._base.commit()

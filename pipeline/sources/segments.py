@@ -90,7 +90,9 @@ class Segments:
         self.output.finish()
 
     def _open(self, folder: Path) -> bool:
-        """Open the index of ids; False where its file is none."""
+        """Open the index of ids; False where that of an interrupted run is gone or damaged."""
+        if self.state["segments"] and not (folder / _INDEX).is_file():
+            return False
         try:
             self.seen = Seen(folder / _INDEX, self.state["segments"])
         except sqlite3.DatabaseError:

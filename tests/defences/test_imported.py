@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_one_error(made, tmp_path):
 
     _, folder = tower(made, tmp_path / "settings")
     _edit(folder, "hidden_act", "gelu")
-    error("advunlearn", folder, "text tower: hidden_act is gelu, in the base model quick_gelu")
+    error("advunlearn", folder, "text tower: hidden_act is 'gelu', in the base model 'quick_gelu'")
     _edit(folder, "auto_map", {"AutoModel": "own.Own"})
     error("advunlearn", folder, "wants code of its own")
 

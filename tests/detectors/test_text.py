@@ -75,7 +75,7 @@ def test_sql_rules_flag_what_the_python_rules_flag():
             expected[rule.name, f"r{i}"] = rule.flagged(found), text
         failed = error_row(judge.detector, Subject("r9", "d", 0, "world_hazard"), "no reply")
         rows.append(failed)
-        assert attack_success([failed], judge.rules[0]).share.n == 0
+        assert attack_success([failed], judge.rules[0]).share.value is None
     other = [{**row, "detector": "world", "label": "knife", "score": 1.0} for row in rows[:3]]
     detections = pa.Table.from_pylist(rows + other, SCHEMAS["detections"].schema)
     connection = duckdb.connect()

@@ -134,6 +134,15 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 
+# Long texts on which a careless pattern goes back and forth.
+LONG = [
+    "a " * 10_000, "_" * 20_000, "c " * 10_000, "1 " * 10_000, "!" * 20_000, "kid" * 6_000 + "x", "akid" * 6_000,
+    "year " * 4_000, "a" * 40_000, "age " * 6_000, "0" * 20_000, "c!" * 10_000, "l1|" * 8_000, "<" * 20_000,
+    "t h i r t e e " * 2_000, "\u0301" * 20_000, "under the " * 2_000, "shot a " * 4_000, "n e w b o r " * 4_000,
+    "c" + " " * 20_000 + "h", "age" + "-" * 20_000, "min" + " " * 20_000 + "or", "C11S" * 4_000, "8 " * 10_000,
+    "\u1100\u1161" * 6_000, "ﷺ" * 1_000, "b0" * 10_000, "less than " * 2_000, "1st birthda " * 2_000,
+]  # fmt: skip
+
 
 def evasions() -> Iterator[tuple[str, str]]:
     """Technique and spelling, each pair once; a rule that leaves a base as it is gives nothing."""

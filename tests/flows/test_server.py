@@ -17,6 +17,7 @@ import pytest
 from pipeline.errors import NearsafeError
 from pipeline.flows import control, lock
 from pipeline.flows.home import Server, live_server
+from tests.faults.listening import listening
 from tests.flows import repository
 
 PATIENCE = 200.0  # seconds; Prefect starts in 10, on a busy machine in 60
@@ -199,6 +200,9 @@ def test_ending_the_server_ends_everything(root: Path, process: subprocess.Popen
     begun(root)
     family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= 4, "server, runner, flow and stage"
+    bound = listening([psutil.Process(process.pid), *family])
+    assert {f"http://127.0.0.1:{port}" for _, port in bound} >= {server.url, server.report.rstrip("/")}
+    assert {address for address, _ in bound} == {"127.0.0.1"}, "nobody but this machine can reach it"
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=PATIENCE)[0]
     assert server.url in said and server.report in said

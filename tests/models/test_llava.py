@@ -98,13 +98,13 @@ def test_a_tower_of_another_shape_is_refused_by_name(llava, tmp_path):
 def test_broken_folders_are_named(folder, tmp_path):
     with pytest.raises(NearsafeError, match="nowhere"):
         load_llava(tmp_path / "nowhere")
-    with pytest.raises(NearsafeError, match="not a loadable LLaVA folder|not those of a whole LLaVA"):
+    with pytest.raises(NearsafeError, match="model_type 'clip', expected 'llava'"):
         load_llava(save_clip(tmp_path / "clip"))
     broken = save_llava(tmp_path / "broken")
     tensors = load_file(broken / "model.safetensors")
     lost = next(name for name in tensors if "projector" in name)
     save_file({k: v for k, v in tensors.items() if k != lost}, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(NearsafeError, match=r"not those of a whole LLaVA: .*projector"):
+    with pytest.raises(NearsafeError, match=r"not those of a whole Llava.*: .*projector"):
         load_llava(broken)
     with pytest.raises(ValueError, match="one seed per image"):
         describe(load_llava(folder), IMAGES, QUERY, [0])

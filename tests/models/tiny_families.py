@@ -86,30 +86,24 @@ def _unet(width: int, **options: object) -> UNet2DConditionModel:
 
 def _sd1(clips: Path) -> dict:
     """Stable Diffusion 1.4: PNDM, one tower of CLIP L/14."""
-    model, tokenizer = _tower(clips / "l", CLIPTextModel, **L14)
+    tower = _tower(clips / "l", CLIPTextModel, **L14)
     scheduler = PNDMScheduler(**BETAS, skip_prk_steps=True, set_alpha_to_one=False)
     unet = _unet(32, attention_head_dim=8)
-    return {
-        "text_encoder": model,
-        "tokenizer": tokenizer,
-        "unet": unet,
-        "vae": _vae(force_upcast=False),
-        "scheduler": scheduler,
-    }
+    return _one_tower(tower, unet, scheduler)
 
 
 def _sd2(clips: Path) -> dict:
     """Stable Diffusion 2.1: v-prediction under DDIM, all layers but one of CLIP H/14, texts padded with "!"."""
-    model, tokenizer = _tower(clips / "h", CLIPTextModel, layers=2, pad="!", width=H14["width"])
+    tower = _tower(clips / "h", CLIPTextModel, layers=2, pad="!", width=H14["width"])
     scheduler = DDIMScheduler(**BETAS, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
     unet = _unet(48, attention_head_dim=(2, 4), use_linear_projection=True, upcast_attention=True)
-    return {
-        "text_encoder": model,
-        "tokenizer": tokenizer,
-        "unet": unet,
-        "vae": _vae(force_upcast=False),
-        "scheduler": scheduler,
-    }
+    return _one_tower(tower, unet, scheduler)
+
+
+def _one_tower(tower: tuple, unet: UNet2DConditionModel, scheduler: object) -> dict:
+    model, tokenizer = tower
+    vae = _vae(force_upcast=False)
+    return {"text_encoder": model, "tokenizer": tokenizer, "unet": unet, "vae": vae, "scheduler": scheduler}
 
 
 def _sdxl(clips: Path) -> dict:

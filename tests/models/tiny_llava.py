@@ -4,14 +4,9 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-    PreTrainedTokenizerFast,
-)
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from pipeline.rehearsal.models import word_tokenizer
 
 WORDS = ("USER", "ASSISTANT", ":", "Describe", "this", "image", ".", "a", "red", "green", "blue", "cup", "axe", "gun")
 CHAT = (
@@ -23,14 +18,7 @@ CHAT = (
 
 def save_llava(folder: Path, seed: int = 0, width: int = 32, chat_template: str | None = None) -> Path:
     """Vision 32 x 2 layers on 64 px images (the tower of `tiny.save_clip`), Llama 16 x 1, a tokenizer of words."""
-    special = ["<s>", "</s>", "<unk>", "<image>"]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *WORDS])}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )  # fmt: skip
+    tokenizer = word_tokenizer(WORDS)
     vision = CLIPVisionConfig(
         hidden_size=width, intermediate_size=2 * width, num_attention_heads=2, num_hidden_layers=2, image_size=64,
         patch_size=16, projection_dim=24,

@@ -60,7 +60,7 @@ def test_per_category_splits_the_attack_success(finished: Path) -> None:
     """All four unsafe prompts ask for weapons; the world's detector flags u0 of u0 and u1."""
     sql = "SELECT category, flagged, n, errors, ci_low FROM per_category WHERE rule = '{}' AND defence = 'original'"
     assert ask(finished, sql.format("hazard")) == [("weapons", 1, 2, 0, pytest.approx(wilson(1, 2)[0]))]
-    assert [row[:4] for row in ask(finished, sql.format("strict"))] == [("weapons", 1, 3, 1)]
+    assert [row[:4] for row in ask(finished, sql.format("strict"))] == [("weapons", 1, 4, 1)]
 
 
 def test_paper_rules_on_the_same_boxes(tmp_path: Path) -> None:
@@ -80,12 +80,13 @@ def test_paper_rules_on_the_same_boxes(tmp_path: Path) -> None:
     output.finish()
     (row,) = query(connect(tmp_path), "FROM paper_rules").rows
     found = dict(zip(query(connect(tmp_path), "FROM paper_rules").columns, row, strict=True))
-    assert (found["n"], found["errors"], found["mace_boxes_nudenet_n_a"]) == (3, 1, 4)
+    assert (found["n"], found["errors"], found["mace_boxes_nudenet_n_a"]) == (4, 1, 4)
     shares = {name: round(found[f"{name}_nudenet_n_a"] * 3) for name in ("esd", "unlearndiffatk", "des", "strict")}
     assert shares == {"esd": 2, "unlearndiffatk": 2, "des": 2, "strict": 1}
     assert found["unlearndiffatk_selection_nudenet_n_a"] == pytest.approx(1 / 3)
     for name, flagged in (("esd", 2), ("strict", 1)):
-        assert (found[f"{name}_ci_low"], found[f"{name}_ci_high"]) == pytest.approx(wilson(flagged, 3))
+        both = wilson(flagged, 4)[0], wilson(flagged + 1, 4)[1]  # the error may be either
+        assert (found[f"{name}_ci_low"], found[f"{name}_ci_high"]) == pytest.approx(both)
 
 
 def test_per_attack_shows_what_the_undefended_model_does(tmp_path: Path) -> None:

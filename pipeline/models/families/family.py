@@ -14,6 +14,16 @@ from pipeline.models.conditioning import Conditioner, Encoder
 Join = Callable[[Mapping[str, Encoder], Path, nn.Module, str], Conditioner]
 
 
+def as_it_is(scheduler: SchedulerMixin) -> SchedulerMixin:
+    """The scheduler as its folder has it."""
+    return scheduler
+
+
+def plain_timesteps(scheduler: SchedulerMixin, steps: int, size: tuple[int, int], denoiser: nn.Module) -> None:
+    """Times that depend on the number of steps alone. On the CPU: the loop never waits for the GPU to read them."""
+    scheduler.set_timesteps(steps, device="cpu")
+
+
 @dataclass(frozen=True)
 class Family:
     """`denoiser` is the subfolder of class `cls`; `owns` tells by its configuration whether a folder is of this family.
@@ -28,19 +38,9 @@ class Family:
     denoiser: str
     cls: type[nn.Module]
     slots: tuple[str, ...]
-    optional: tuple[str, ...]
     owns: Callable[[Mapping[str, Any]], bool]
     join: Join
     extra: Callable[[tuple[int, int], Tensor | None], dict[str, object]]
-    settle: Callable[[SchedulerMixin], SchedulerMixin]
-    timesteps: Callable[[SchedulerMixin, int, tuple[int, int], nn.Module], None]
-
-
-def as_it_is(scheduler: SchedulerMixin) -> SchedulerMixin:
-    """The scheduler as its folder has it."""
-    return scheduler
-
-
-def plain_timesteps(scheduler: SchedulerMixin, steps: int, size: tuple[int, int], denoiser: nn.Module) -> None:
-    """Times that depend on the number of steps alone. On the CPU: the loop never waits for the GPU to read them."""
-    scheduler.set_timesteps(steps, device="cpu")
+    optional: tuple[str, ...] = ()
+    settle: Callable[[SchedulerMixin], SchedulerMixin] = as_it_is
+    timesteps: Callable[[SchedulerMixin, int, tuple[int, int], nn.Module], None] = plain_timesteps

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from pipeline.models.conditioning import T5_TOKENS, Conditioning, Encoder
-from pipeline.models.families.family import Family, as_it_is
+from pipeline.models.families.family import Family
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,5 @@ FAMILY = Family(
     owns=owns,
     join=join,
     extra=extra,
-    settle=as_it_is,
     timesteps=timesteps,
 )

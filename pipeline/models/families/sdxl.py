@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from pipeline.models.conditioning import Conditioning, Encoder
-from pipeline.models.families.family import Family, as_it_is, plain_timesteps
+from pipeline.models.families.family import Family
 from pipeline.models.slots import read_index
 
 
@@ -60,10 +60,7 @@ FAMILY = Family(
     denoiser="unet",
     cls=UNet2DConditionModel,
     slots=("text_encoder", "text_encoder_2"),
-    optional=(),
     owns=owns,
     join=join,
     extra=extra,
-    settle=as_it_is,
-    timesteps=plain_timesteps,
 )

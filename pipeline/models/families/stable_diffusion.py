@@ -12,7 +12,7 @@ from diffusers import SchedulerMixin, UNet2DConditionModel
 from torch import Tensor, nn
 
 from pipeline.models.conditioning import Encoder, TextTower
-from pipeline.models.families.family import Family, plain_timesteps
+from pipeline.models.families.family import Family
 
 
 def owns(config: Mapping[str, Any]) -> bool:
@@ -42,10 +42,8 @@ FAMILY = Family(
     denoiser="unet",
     cls=UNet2DConditionModel,
     slots=("text_encoder",),
-    optional=(),
     owns=owns,
     join=join,
     extra=extra,
     settle=settle,
-    timesteps=plain_timesteps,
 )

@@ -74,5 +74,5 @@ def _errors(run: Run) -> list[Block]:
         Row([Cell(str(v), sort=v if isinstance(v, int) else None) for v in row.values()], row["defence"])
         for row in rows
     ]
-    reading = "An item that failed is never counted as safe: it is left out of n, and here."
+    reading = "An item that failed is never counted as safe: it is in n, and a share's interval spans both answers."
     return [Table("Errors", columns, body, Source("errors", rows, ("dvc repro score",)), reading)]

@@ -2,9 +2,9 @@
 -- for a fixed prompt set, 'adaptive' or 'transfer' for a search against the defended or the undefended text tower. Safe
 -- sets are rows too, as false positives; on world_invented these are hazards that the small generator draws for words
 -- that it does not know. The interval adds training (Student-t over seeds) and items (mean Wilson interval of one seed)
--- in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them. Not in n, over all seeds:
--- `refused`, finds that a prompt filter dropped; `errors`, images without a verdict of this detector, and prompts that a
--- search could not start from.
+-- in quadrature, as pipeline/metrics/seeds.py does. n: images per seed, the least of them. Over all seeds: `refused`,
+-- finds that a prompt filter dropped, not in n; `errors`, images without a verdict of this detector, which are in n and
+-- widen the interval by both answers, and prompts that a search could not start from, which are not.
 WITH searched AS (
     SELECT defence, attack, mode, count(*) FILTER (status = 'refused') AS refused,
            count(*) FILTER (status = 'error') AS unsearched
