@@ -21,7 +21,7 @@ _TRIES, _PAUSE = 50, 0.1  # until no child is left that one of them had just sta
 def guarded() -> Iterator[None]:
     """Whatever this process starts inside the block is killed if this process is gone before the block ends."""
     mark, before = uuid4().hex, os.environ.get(_MARK)
-    command = [sys.executable, "-m", "pipeline.guard", mark]
+    command = [sys.executable, "-P", __file__, mark]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     guard = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
     os.environ[_MARK] = f"{before},{mark}" if before else mark

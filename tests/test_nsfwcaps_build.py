@@ -175,7 +175,7 @@ def test_a_diffusers_folder_makes_the_unsafe_images(tmp_path, world, clip):
     assert "sd@" in (out / "card.md").read_text()
     (folder / "tokenizer" / "tokenizer_config.json").unlink()
     (folder / "text_encoder" / "config.json").write_text("{")
-    with pytest.raises(NearsafeError, match="text_encoder/config.json: not valid YAML"):
+    with pytest.raises(NearsafeError, match="text_encoder/config.json: not a readable configuration"):
         build(tmp_path, world, clip, "broken", images=images)
 
 

@@ -88,6 +88,9 @@ class Helper:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
             self.close()
             raise Lost(f"no answer within {seconds:g} s" if late else f"the detector's process {how}") from None
+        except BaseException:  # Ctrl-C: its answer would be taken for that to the next question
+            self.close()
+            raise
         finally:
             timer.cancel()
         if failed:

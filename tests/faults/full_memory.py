@@ -9,9 +9,9 @@ from pipeline.memory import OutOfMemory
 from pipeline.training_set import PooledFeed
 
 
-def fill(encode, pairs, at=(), error=torch.OutOfMemoryError, seen=None):
+def fill(encode, pairs, at=(), error=torch.OutOfMemoryError):
     """`encode` of a feed that raises over more than so many pairs, and in the calls numbered `at`."""
-    seen = [] if seen is None else seen
+    seen = []
 
     @wraps(encode)
     def small(feed, model, inputs):

