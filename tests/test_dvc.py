@@ -7,7 +7,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import dvc.cli
 import pytest
 from ruamel.yaml import YAML
 
@@ -168,8 +167,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ran(root: Path, *targets: str) -> set[str]:
     """Reproduce, and return the stages whose command really ran (of a study: what they wrote)."""
     (root / "ran.log").write_text("")
+    from dvc.cli import main
+
     with contextlib.chdir(root):
-        assert dvc.cli.main(["repro", *targets]) == 0
+        assert main(["repro", *targets]) == 0
     return set((root / "ran.log").read_text().split())
 
 
