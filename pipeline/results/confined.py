@@ -112,7 +112,7 @@ def answer(request: Request, out: IO[bytes]) -> None:
         for batch in found.rows:
             for part in _parts(batch):
                 writer.write_batch(part)
-        out.flush()
+    out.flush()  # the process ends without
 
 
 def _parts(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
