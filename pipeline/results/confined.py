@@ -22,6 +22,7 @@ from typing import IO, TypeVar
 import pyarrow as pa
 
 from pipeline.errors import NearsafeError
+from pipeline.orphans import Watch
 from pipeline.results.database import Batches, connect, memory_exceeded, stream
 
 T = TypeVar("T")
@@ -50,10 +51,12 @@ def ask(request: Request, seconds: float = SECONDS) -> Iterator[Batches]:
     env = {name: os.environ[name] for name in _KEPT if name in os.environ}
     env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-B", "-P", "-m", "pipeline.results.confined", str(seconds)]
+    orphans = Watch()
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
-    watch = _Watch(process, seconds)
+    orphans.over(process.pid)
+    watch = _Clock(process, seconds)
     try:
         with suppress(BrokenPipeError):  # it ended before it read: why is told below
             process.stdin.write(json.dumps(asdict(request)).encode())
@@ -63,12 +66,13 @@ def ask(request: Request, seconds: float = SECONDS) -> Iterator[Batches]:
     finally:
         process.kill()
         process.wait()
+        orphans.end()
         for pipe in (process.stdin, process.stdout, process.stderr):
             with suppress(BrokenPipeError):
                 pipe.close()
 
 
-class _Watch:
+class _Clock:
     """Ends the process once its reader has waited for it so many seconds in all."""
 
     def __init__(self, process: subprocess.Popen, seconds: float) -> None:
