@@ -141,6 +141,7 @@ def watching(made, tmp_path):
     return Other
 
 
+@pytest.mark.faults
 def test_a_process_of_their_own_changes_no_byte(made, tmp_path):
     score(made, tmp_path / "here")
     score(watching(made, tmp_path), tmp_path / "there")

@@ -79,8 +79,20 @@ def made_by(out):
     return load_clip(out / "seed-0").model.state_dict(), read_output(out, "train_log")["value"].to_pylist()
 
 
-@pytest.mark.parametrize("method", ["safe_clip", "safer_clip", "des"])
-@pytest.mark.parametrize(("pairs", "micro"), [(3, [3]), (1, [3, 2, 1])])
+LONG = pytest.mark.faults
+
+
+@pytest.mark.parametrize(
+    ("method", "pairs", "micro"),
+    [
+        ("safe_clip", 3, [3]),
+        ("des", 1, [3, 2, 1]),
+        pytest.param("safe_clip", 1, [3, 2, 1], marks=LONG),
+        pytest.param("safer_clip", 3, [3], marks=LONG),
+        pytest.param("safer_clip", 1, [3, 2, 1], marks=LONG),
+        pytest.param("des", 3, [3], marks=LONG),
+    ],
+)
 def test_half_the_pairs_at_a_time_and_the_same_loss(made, job, tmp_path, method, pairs, micro):
     whole, lines = result_of(job(method), made, tmp_path / "whole"), []
     with small_memory(pairs):
@@ -96,7 +108,14 @@ def test_half_the_pairs_at_a_time_and_the_same_loss(made, job, tmp_path, method,
     record("training: memory full at so many pairs", 1, 1)
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError, partial(RuntimeError, "can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError,
+        pytest.param(MemoryError, marks=LONG),
+        pytest.param(partial(RuntimeError, "can't allocate memory"), marks=LONG),
+    ],
+)
 def test_the_failed_step_is_taken_again_from_the_same_state(made, job, tmp_path, error):
     """Dropout too: the weights are, bit by bit, those of a training that had the smaller size from that step on."""
     lines = []
@@ -114,6 +133,7 @@ def test_the_failed_step_is_taken_again_from_the_same_state(made, job, tmp_path,
     record("training: step repeated from the same state", 1, 1)
 
 
+@LONG
 def test_full_in_any_pass_of_a_step_with_parts(made, job, tmp_path):
     """Two parts of three and two pairs are encoded twice a step: memory is full in each of the four calls in turn."""
     task = job(micro_batch=3, epochs=1)
@@ -175,7 +195,7 @@ def test_what_was_made_before_is_continued_without_what_memory_held(made, inputs
     assert (tmp_path / "a" / "spec.json").read_bytes() == (tmp_path / "b" / "spec.json").read_bytes()
 
 
-@pytest.mark.faults
+@LONG
 def test_a_team_goes_on_from_its_last_checkpoint_with_smaller_parts(made, inputs, tmp_path, monkeypatch):
     changes = ["train.epochs=2", "train.batch_size=5", "train.lora.dropout=0.0", "train.processes=2"]
     defence, lines = read_defence(made / "params.yaml", "safe_clip", changes=changes), []
@@ -239,6 +259,7 @@ def test_batches_cover_every_item_once_in_order():
         in_batches(3, 2, never)
 
 
+@LONG
 def test_a_members_lack_of_memory_is_told_apart():
     from tests.faults.full_memory import lacking
 
