@@ -88,8 +88,9 @@ def test_names_are_refused_in_one_line_wherever_they_are_given() -> None:
 
 def test_names_in_use_are_allowed_and_the_rule_is_in_one_place() -> None:
     params = load(ROOT / "params.yaml")
-    assert all(map(is_label, [*params["defences"], "nearsafe+redirection=0.5", "des+mmd_push", "safer_clip-2"]))
-    assert all(map(is_name, (*PLAIN, *params["attack"]["white_box"], *params["reply"]["image_sets"])))
+    swept = [f"nearsafe+{setting}" for setting in params["frontier"]["settings"]]
+    assert all(map(is_label, [*params["defences"], *swept]))
+    assert all(map(is_name, (*PLAIN, *params["attack"]["search"]["white_box"], *params["reply"]["image_sets"])))
     for name in ("", "A", "1a", "a-b", "a/b", "a.b", "a\n", "ä", "a" * 65):
         assert not is_name(name)
     rules = [
@@ -242,16 +243,18 @@ FOLDERS = (
 )
 
 
+@pytest.mark.faults
 def test_folders_of_any_name_are_read_as_they_are_named_or_refused(finished: Path, tmp_path: Path) -> None:
     """A pattern in a folder's name reads no other folder."""
     other = tmp_path / "aZb" / "data"  # what a*b and a?b would match, too
     shutil.copytree(finished, other)
-    answered = 0
+    asked, answered = "SELECT count(*), count(DISTINCT collection) FROM scores", 0
+    expected = query(connect(finished), asked).rows
     for name in FOLDERS:
         folder = tmp_path / name / "data"
         shutil.copytree(finished, folder)
         try:
-            rows = query(connect(folder), "SELECT count(*), count(DISTINCT collection) FROM scores").rows
+            rows = query(connect(folder), asked).rows
         except NearsafeError as error:
             assert one_line(error), name
         else:
