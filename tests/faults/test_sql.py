@@ -182,7 +182,7 @@ def test_the_confined_process_writes_no_byte_to_a_file_and_sees_no_environment(
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_no_terminal_obeys_an_answer_or_an_error(finished: Path, capsys: pytest.CaptureFixture, form: str) -> None:
-    obeyed = "chr(27) || '[2J' || chr(155) || '31m' || chr(7) || chr(8) || chr(13) || 'text' || chr(8238) || chr(0x7f)"
+    obeyed = "chr(27) || '[2J' || chr(155) || '31m' || chr(7) || chr(8) || chr(13) || 'text' || chr(8238) || chr(127)"
     main(["query", f'SELECT {obeyed} AS "a\x1b]0;b"', "--data", str(finished), "--format", form])
     printed = capsys.readouterr().out
     assert "text" in printed
