@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from pipeline.commands import doctor, export, fetch, flow, profile, query, report, repro
-from pipeline.errors import NearsafeError, disk_error
+from pipeline.errors import NearsafeError, disk_error, printable
 
 HELP = """Make CLIP and Stable-Diffusion-style models safer, and show what the safety cost.
 
@@ -33,7 +33,7 @@ class Commands(TyperGroup):
             sys.stdout.flush()
             return answer
         except NearsafeError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {printable(str(error))}", file=sys.stderr)
             raise typer.Exit(2) from None
         except BrokenPipeError:  # the reader has had enough (`| head`): no error, and nothing more to flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -41,7 +41,7 @@ class Commands(TyperGroup):
         except OSError as error:
             if (told := disk_error(error, None, wrote=False)) is None:
                 raise
-            print(f"error: {told}", file=sys.stderr)
+            print(f"error: {printable(str(told))}", file=sys.stderr)
             raise typer.Exit(2) from None
 
 

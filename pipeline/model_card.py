@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from ruamel.yaml import YAML
 
+from pipeline.errors import printable
 from pipeline.models import hub
 from pipeline.models.recovery import Recovered
 from pipeline.results.report import SECTIONS, markdown
@@ -110,7 +111,8 @@ def _cell(row: Mapping[str, Any] | None, digits: int) -> str:
 
 def shown(folder: Path) -> str:
     """A folder as others may see it: its hub id, its path in the clone, or its name where it lies elsewhere."""
-    return hub.hub_id(folder) or (folder.name if folder.is_absolute() else folder.as_posix())
+    name = hub.hub_id(folder) or (folder.name if folder.is_absolute() else folder.as_posix())
+    return printable(name).replace("`", "'").replace("|", "¦")  # it stands in code spans and tables
 
 
 def _pinned(folder: Path) -> str | None:

@@ -4,6 +4,8 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +20,7 @@ DEFAULT_FILE = Path("params.yaml")
 def load(path: Path) -> dict[str, Any]:
     """The whole file as plain Python values (YAML 1.2, as DVC reads it: 1e-3 is a number, `no` is a string)."""
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        values = deepcopy(_parsed(Path(path).read_text(encoding="utf-8")))
     except OSError as error:
         raise NearsafeError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (YAMLError, ValueError, RecursionError) as error:  # a date that is none, lists in lists in lists
@@ -26,6 +28,12 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise NearsafeError(f"{path}: expected a mapping of sections, got {_name(values)}")
     return values
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """The values of a YAML text. Kept: one command reads the same file once for each section and defence."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def lookup(path: Path, name: str) -> Any:

@@ -3,7 +3,6 @@
 What may not be generated is dropped here and counted (`pipeline.prompts.admit`), and again where images are made.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import NearsafeError
+from pipeline.ids import NAME_RULE, is_name
 from pipeline.prompt_files import PromptFile, read_prompt_file
 from pipeline.prompts import OTHERS, FilterRow, admit, beyond, count_dropped, filter_row
 from pipeline.schemas import SCHEMAS
@@ -36,8 +36,8 @@ class PromptsParams:
         if len(set(self.world)) != len(self.world):
             raise ValueError(f"world: a set is named twice: {', '.join(self.world)}")
         for name in self.files:
-            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name.startswith("world_"):
-                raise ValueError(f"files: {name!r}: a set's name has a-z, 0-9 and _, and does not begin with world_")
+            if not is_name(name) or name.startswith("world_"):
+                raise ValueError(f"files: {name!r}: {NAME_RULE}; that of a set does not begin with world_")
 
 
 @dataclass(frozen=True)

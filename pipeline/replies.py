@@ -19,7 +19,7 @@ from pipeline import images as images_module
 from pipeline import seeds as reply_seeds
 from pipeline.agewords import LEXICON_VERSION, filter_age_words, mentions_age
 from pipeline.errors import NearsafeError, TableError
-from pipeline.ids import content_id
+from pipeline.ids import NAME_RULE, content_id, is_name
 from pipeline.images import decode_image
 from pipeline.layout import seed_folder, shard_file, table_file
 from pipeline.models import clip
@@ -65,6 +65,8 @@ class ReplyParams:
             raise ValueError("max_new_tokens, batch_size, shard_size and images_per_set must be at least 1")
         if self.temperature < 0 or not self.query.strip():
             raise ValueError("temperature must not be negative; query must not be empty")
+        if wrong := [name for name in self.image_sets if not is_name(name)]:
+            raise ValueError(f"image_sets: {wrong[0]!r}: {NAME_RULE}")
         if mentions_age(self.query):
             raise ValueError(f"query: {self.query!r} matches the age-word filter")
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.errors import NearsafeError, TableError, reason
 from pipeline.files import replacing, writing
+from pipeline.ids import is_unicode
 from pipeline.layout import MANIFEST, SPEC
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS, VECTOR, Table
 from pipeline.validation import check_columns, check_key, check_table, same_type
@@ -275,6 +276,8 @@ def _to_arrow(table: Rows, contract: Table, path: Path) -> pa.Table:
         names = dict.fromkeys(name for row in table for name in row)
         table = {name: [row.get(name) for row in table] for name in names or contract.schema.names}
     if isinstance(table, dict):
+        if wrong := [name for name in table if not is_unicode(str(name))]:
+            raise TableError(f"{path}: column {wrong[0]!r}: its name is no valid Unicode")
         expected = {field.name: field.type for field in contract.schema}
         arrays = {name: _column(values, expected.get(name), name, path) for name, values in table.items()}
         lengths = {name: len(array) for name, array in arrays.items()}

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -59,12 +60,9 @@ def screenshot_path(name: str) -> Path:
     return BUILD / f"{name}.png"
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """A running headless browser; a test opens its own page or context in it.
-
-    One per module, not per session: while Playwright's loop runs in this thread, no other test could call asyncio.run.
-    """
+@contextmanager
+def launch() -> Iterator[Browser]:
+    """A running headless browser, or a skip. Until its end nothing else in this thread can call asyncio.run."""
     reason = "" if find_chromium() else install_chromium()
     if reason:
         pytest.skip(reason)
@@ -75,3 +73,10 @@ def chromium() -> Iterator[Browser]:
             pytest.skip(f"{find_chromium()} does not start: {error.message.splitlines()[0]}")
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """One for a module; a test opens its own page or context in it."""
+    with launch() as browser:
+        yield browser

@@ -12,10 +12,34 @@ from pipeline.tables import Output
 DEFENCES = ("original", "safer_clip")
 
 
-def pytest_configure() -> None:
+# Few tests that take long, begun first: two files of half a minute at the end would keep one core waiting.
+LONG = (
+    "flows/test_server.py",
+    "flows/test_flow.py",
+    "test_compute.py",
+    "test_training_speed.py",
+    "test_dvc.py",
+    "commands/test_repro.py",
+    "world/test_pretrain.py",
+    "test_profiles.py",
+    "models/test_families.py",
+    "commands/test_export_parts.py",
+    "commands/test_query.py",
+    "attacks/test_run.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """A shell that starts the tests in the background has SIGINT ignored, and every child inherits that."""
+    config.option.loadscopereorder = False  # pytest-xdist would begin the files of most tests first
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of `LONG` in that order, then the others in theirs."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 def score_row(defence: str, benchmark: str, protocol: str, metric: str, value: float, **changes: object) -> dict:

@@ -24,6 +24,7 @@ DYNAMIC = "pipeline/defences/${item.method}.py"
 # In a matrix an item is a name, not an entry: a defence that is swept is named as its module.
 DYNAMIC_IN_MATRIX = "pipeline/defences/${item.defence}.py"
 DEFENCE_MAY_IMPORT = {
+    "pipeline/agewords.py",
     "pipeline/defences/losses.py",
     "pipeline/defences/protocol.py",
     "pipeline/defences/token_losses.py",

@@ -12,6 +12,7 @@ from pipeline.images import image_cell
 from pipeline.layout import shard_file, table_file
 from pipeline.params import load
 from pipeline.tables import Output
+from stages import bucket_difficulty, embed, mine_pairs
 
 SIDE, LENGTH, WIDTH = 16, 16, 24
 PLACES = ("a field", "the old harbour", "a wide and empty market square", "a bridge")
@@ -102,6 +103,15 @@ def save_world(folder: Path, places: int = 4) -> Path:
     output.write(table_file("pairs"), "pairs", _pairs(ids, places))
     output.finish()
     return folder
+
+
+def before_training(root: Path) -> Path:
+    """The directory with clip, params.yaml, world and the outputs of every stage before train, in folders so named."""
+    params, clip, world = save_params(root / "params.yaml"), save_clip(root / "clip"), save_world(root / "world")
+    embed.main(params, world, clip, root / "embeddings")
+    mine_pairs.main(params, world, root / "embeddings", root / "targets")
+    bucket_difficulty.main(params, world, root / "embeddings", root / "targets", root / "buckets")
+    return root
 
 
 def save_prompt_pairs(folder: Path, places: int = 4) -> Path:

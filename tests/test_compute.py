@@ -41,9 +41,9 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def on_ray(made):
-    """The worldlet's parameter file with two workers."""
+    """The worldlet's parameter file with a worker."""
     file = made.root / "ray.yaml"
-    file.write_text(made.params.read_text() + "\ncompute: {engine: ray, workers: 2}\n")
+    file.write_text(made.params.read_text() + "\ncompute: {engine: ray, workers: 1}\n")
     return file
 
 
@@ -77,7 +77,8 @@ def score(made, params, generations, out, **options):
 
 
 @needs_ray
-def test_two_workers_write_the_bytes_of_the_local_engine(made, on_ray, cluster, tmp_path):
+def test_workers_write_the_bytes_of_the_local_engine(made, on_ray, cluster, tmp_path):
+    """Two of them, and one for the stages whose models take long to load (two of those: tests/faults)."""
     lines = []
     embedded = embed(made, tmp_path / "e-ray", RAY, lines.append)
     assert embedded == embed(made, tmp_path / "e", Compute())
@@ -91,40 +92,27 @@ def test_two_workers_write_the_bytes_of_the_local_engine(made, on_ray, cluster, 
 
 
 @needs_ray
-def test_the_shards_of_a_killed_worker_are_tried_again(made, on_ray, cluster, tmp_path):
-    """The process is killed from outside, as a machine that fails would be, when the first images are there."""
-    workers, killed = [], []
-
-    def kill_one(line):
-        if line.startswith("worker "):
-            workers.append(int(line.split()[1]))
-        elif " of 12 images" in line and not killed:
-            killed.append(workers[0])
-            os.kill(workers[0], signal.SIGKILL)
-
-    found = generate(made, on_ray, tmp_path / "g-ray", kill_one)
-    assert len(killed) == 1
-    assert found == generate(made, made.params, tmp_path / "g")
-
-
-@needs_ray
-def test_a_workers_error_reads_as_the_stages_own(cluster):
-    def fail(models, job):
-        raise TableError(f"images.parquet: row {job}: no image")
-
-    with open_pool(Task(dict, fail), RAY, lambda line: None) as pool:
-        with pytest.raises(TableError, match=r"^images.parquet: row 3: no image$"):
-            list(pool([Shard(("a",), 3)]))
-
-
-@needs_ray
-def test_workers_know_where_storage_is_and_no_secret(cluster, monkeypatch):
-    """Ray shows a worker's settings to everyone who may ask it: keys are each machine's own."""
+def test_what_workers_get_and_what_comes_back_of_them(cluster, monkeypatch, tmp_path):
+    """Keys are each machine's own (Ray shows a worker's settings to everyone who may ask it); a killed worker's shard
+    goes to another; a worker's error reads as the stage's own.
+    """
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_SECRET_ACCESS_KEY")
-    with open_pool(Task(dict, lambda models, job: [os.environ.get(name) for name in names]), RAY, print) as pool:
-        assert [found for _, found in pool([Shard(("a",), 1)])] == [["http://127.0.0.1:1", None]]
+    killed = tmp_path / "killed"
+
+    def work(models, job):
+        if job == 1 and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job == 9:
+            raise TableError(f"images.parquet: row {job}: no image")
+        return job, os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+
+    with open_pool(Task(dict, work), RAY, print) as pool:
+        found = [result for _, result in pool([Shard((str(n),), n) for n in range(4)])]
+        assert sorted(found) == [(n, "http://127.0.0.1:1", None) for n in range(4)] and killed.exists()
+        with pytest.raises(TableError, match=r"^images.parquet: row 9: no image$"):
+            list(pool([Shard(("a",), 9)]))
 
 
 @needs_ray

@@ -1,9 +1,9 @@
 """dvc.yaml and studies/dvc.yaml: deps are the import closure, and DVC runs exactly what a change concerns."""
 
+import contextlib
 import importlib
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.results.findings import STUDIES
+from tests.dvc_folder import initialise
 from tests.import_closure import (
     DEFENCE_MAY_IMPORT,
     GRAPHS,
@@ -125,7 +126,11 @@ ATTACKED = ("original", "des")  # one of each ablation
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real graphs in a directory of their own; every command writes a new random output in a moment."""
+    """The real graphs in a directory of their own; every command writes a new random output in a moment.
+
+    Of the modules a stage lists its own alone: DVC writes the whole lock anew after every stage, at length, and that
+    the lists are right is asked above.
+    """
     root = tmp_path_factory.mktemp("graph")
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
@@ -140,34 +145,32 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
     entries = [entry for section in ("defences", "ablations", "des_ablations") for entry in PARAMS[section].values()]
     methods = sorted({entry["method"] for entry in entries})
-    for graph, stages in GRAPH.items():
-        text = (ROOT / graph).read_text().replace("python -m stages.", f"{sys.executable} fake.py stages.")
-        (root / graph).parent.mkdir(exist_ok=True)
-        (root / graph).write_text(text)
-        for stage in stages.values():
-            for dep in map(str, stage.get("do", stage)["deps"]):
+    for graph in GRAPHS:
+        whole = yaml.load((ROOT / graph).read_text())
+        for entry in whole["stages"].values():
+            stage = entry.get("do", entry)
+            stage["cmd"] = stage["cmd"].replace("python -m stages.", f"{sys.executable} fake.py stages.")
+            stage["deps"] = [d for d in stage["deps"] if "${" in d or not str(d).startswith("pipeline/")]
+            for dep in map(str, stage["deps"]):
                 for path in {re.sub(r"\$\{item\.(method|defence)\}", method, dep) for method in methods}:
                     file = root / models.get(path, path)
                     if not path.startswith(("data/", "${item.")):
                         file.parent.mkdir(parents=True, exist_ok=True)
                         file.touch()
-    dvc(root, "init", "--no-scm", "-q")
-    for option in ("analytics", "check_update"):
-        dvc(root, "config", f"core.{option}", "false")
+        (root / graph).parent.mkdir(exist_ok=True)
+        with (root / graph).open("w") as file:
+            yaml.dump(whole, file)
+    initialise(root)
     return root
-
-
-def dvc(root: Path, *arguments: str) -> str:
-    """Run DVC in `root`; return what it printed."""
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def ran(root: Path, *targets: str) -> set[str]:
     """Reproduce, and return the stages whose command really ran (of a study: what they wrote)."""
     (root / "ran.log").write_text("")
-    dvc(root, "repro", *targets)
+    from dvc.cli import main
+
+    with contextlib.chdir(root):
+        assert main(["repro", *targets]) == 0
     return set((root / "ran.log").read_text().split())
 
 

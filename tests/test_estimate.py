@@ -17,10 +17,15 @@ from pipeline.workload import Workload, read_workload
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="module")
+def laid_over() -> str:
+    return overlay(ROOT / "params.yaml", read_profile("paper-des", ROOT / "profiles"))
+
+
 @pytest.fixture
-def des(tmp_path: Path) -> Path:
+def des(tmp_path: Path, laid_over: str) -> Path:
     file = tmp_path / "params.yaml"
-    file.write_text(overlay(ROOT / "params.yaml", read_profile("paper-des", ROOT / "profiles")))
+    file.write_text(laid_over)
     return file
 
 

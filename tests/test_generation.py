@@ -19,7 +19,7 @@ from pipeline.models.clip import load_clip
 from pipeline.models.diffusion import load_diffusion, text_tower
 from pipeline.prompts import admit
 from pipeline.schemas import SCHEMAS
-from pipeline.tables import read_output
+from pipeline.tables import read_manifest, read_output
 from tests.worldlet import PROMPTS, Worldlet, make, prompt, write_prompts
 
 
@@ -83,6 +83,16 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(made, whole, tmp_path, monkeypa
     run(made, out, lines.append)
     assert any("1 of 2 shards are finished" in line for line in lines)
     assert files(out) == files(whole[0])
+
+
+def test_a_run_stopped_on_one_device_does_not_mix_with_another_ones_number_format(made, whole, tmp_path, monkeypatch):
+    out, lines = tmp_path / "original", []
+    run(made, out)
+    assert read_manifest(out)["spec"]["params"]["precision"] == "fp32", "auto is settled in the spec"
+    monkeypatch.setattr(generation, "settled_precision", lambda *given: ("bf16", "bf16: the GPU computes it"))
+    rows = run(made, out, lines.append)
+    assert {row["dtype"] for row in rows} == {"bfloat16"}
+    assert not any("are finished" in line for line in lines), "no shard of the float32 run is kept"
 
 
 def test_filters_count_and_cannot_be_switched_off(made, tmp_path):

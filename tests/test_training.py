@@ -19,19 +19,13 @@ from pipeline.models.clip import Clip, encode_images, encode_texts, load_clip
 from pipeline.train_defence import read_train_params
 from pipeline.training import Job, train
 from pipeline.training_set import PooledFeed, TrainingSet, read_training_set
-from stages import bucket_difficulty, embed, mine_pairs
-from tests.learning import captions, save_clip, save_params, save_world
+from tests.learning import before_training, captions
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A directory with clip, params.yaml and the outputs of every stage before train."""
-    root = tmp_path_factory.mktemp("training")
-    params, clip, world = save_params(root / "params.yaml"), save_clip(root / "clip"), save_world(root / "world")
-    embed.main(params, world, clip, root / "embeddings")
-    mine_pairs.main(params, world, root / "embeddings", root / "targets")
-    bucket_difficulty.main(params, world, root / "embeddings", root / "targets", root / "buckets")
-    return root
+    return before_training(tmp_path_factory.mktemp("training"))
 
 
 @pytest.fixture(scope="module")

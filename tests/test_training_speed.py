@@ -1,5 +1,6 @@
 """Ways to train that change the cost and not the result: micro-batches, processes, attention, mapped images."""
 
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.multiprocessing import start_processes
 
 from pipeline import image_cache, team, train_defence
 from pipeline.checkpoint import Log
@@ -23,8 +25,7 @@ from pipeline.team import Team, launch, team_size
 from pipeline.train_defence import Inputs, make_checkpoints, read_train_params
 from pipeline.training import Job, TrainParams, train
 from pipeline.training_set import read_training_set
-from stages import bucket_difficulty, embed, mine_pairs
-from tests.learning import DES, save_clip, save_params, save_world
+from tests.learning import DES, before_training
 from tests.team_work import die
 
 CPU = torch.device("cpu")
@@ -33,12 +34,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
     """A directory with clip, params.yaml (no dropout) and the outputs of every stage before train."""
-    root = tmp_path_factory.mktemp("speed")
-    params, clip, world = save_params(root / "params.yaml"), save_clip(root / "clip"), save_world(root / "world")
-    embed.main(params, world, clip, root / "embeddings")
-    mine_pairs.main(params, world, root / "embeddings", root / "targets")
-    bucket_difficulty.main(params, world, root / "embeddings", root / "targets", root / "buckets")
-    return root
+    return before_training(tmp_path_factory.mktemp("speed"))
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +155,23 @@ def test_a_number_read_late_still_stops_the_training_with_its_step():
 # Several processes.
 
 
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes from one that has the imports already; without this they are started as a stage starts them."""
+    multiprocessing.set_forkserver_preload(["accelerate", "pipeline.train_defence", "tests.team_work"])
+
+    def start(*arguments, **options):
+        return start_processes(*arguments, **{**options, "start_method": "forkserver"})
+
+    monkeypatch.setattr(team, "start_processes", start)
+
+
 def test_shares_of_a_batch_are_equal_and_cover_it():
     shares = [Team(rank, 3, CPU).share(torch.arange(10, 17)).tolist() for rank in range(3)]
     assert shares == [[10, 11, 12], [13, 14, 15], [16, 16, 16]]
 
 
-def test_two_processes_train_as_one_does(made, job, inputs, tmp_path):
+def test_two_processes_train_as_one_does(forked, made, job, inputs, tmp_path):
     """gloo, token states in micro-batches; batches of 5 and of 2 do not divide evenly; live texts are one process's.
 
     The two continue what one process began and was stopped at.
@@ -196,7 +203,7 @@ def test_a_stage_of_two_processes_is_one_command_with_the_same_result(made, inpu
 
 
 @pytest.mark.parametrize("how, message", [("kill", "of 2 .* ended: "), ("error", "^this is what went wrong$")])
-def test_a_process_that_dies_ends_all_with_one_error(how, message):
+def test_a_process_that_dies_ends_all_with_one_error(forked, how, message):
     with pytest.raises(NearsafeError, match=message) as caught:
         launch(2, CPU, die, how)
     assert "\n" not in str(caught.value)

@@ -27,9 +27,8 @@ from pipeline.token_set import TokenSet, read_token_set
 from pipeline.train_defence import FIXED, read_train_params
 from pipeline.training import Job, Trained, train
 from pipeline.training_set import read_training_set
-from stages import bucket_difficulty, embed, mine_pairs
 from stages import train as train_stage
-from tests.learning import DES, LENGTH, WIDTH, captions, save_clip, save_params, save_prompt_pairs, save_world
+from tests.learning import DES, LENGTH, WIDTH, before_training, captions, save_clip, save_params, save_prompt_pairs
 
 LORA = Lora(2, 2, 0.0, ("q_proj", "fc1"))
 PUSHED = {**DES, "push_harm": {"weight": 0.1, "concepts": ["a knife", "an axe"]}}
@@ -309,12 +308,7 @@ def test_the_code_of_token_states_counts_for_methods_that_read_them(made, monkey
 @pytest.fixture(scope="module")
 def with_images(tmp_path_factory) -> Path:
     """Pairs with images, and the stages before training."""
-    root = tmp_path_factory.mktemp("pooled")
-    params, clip, world = save_params(root / "params.yaml"), save_clip(root / "clip"), save_world(root / "world")
-    embed.main(params, world, clip, root / "embeddings")
-    mine_pairs.main(params, world, root / "embeddings", root / "targets")
-    bucket_difficulty.main(params, world, root / "embeddings", root / "targets", root / "buckets")
-    return root
+    return before_training(tmp_path_factory.mktemp("pooled"))
 
 
 def test_a_pooled_defence_can_be_fine_tuned_whole(with_images, tmp_path):

@@ -6,6 +6,7 @@ from typing import Literal
 from pipeline.attacks.suffix import Budget, Place
 from pipeline.detectors.registry import DetectorParams
 from pipeline.generation import GenerateParams
+from pipeline.ids import NAME_RULE, is_name
 from pipeline.world.grammar import SYNONYMS, item_phrase
 
 # What the grammar calls hazards, without the article.
@@ -62,6 +63,8 @@ class AttackParams:
     def __post_init__(self) -> None:
         if not self.white_box:
             raise ValueError("white_box: expected one or more attacks")
+        if wrong := [name for name in self.white_box if not is_name(name)]:
+            raise ValueError(f"white_box: {wrong[0]!r}: {NAME_RULE}")
         if self.prompts is not None and self.prompts < 1:
             raise ValueError("prompts: expected 1 or more, or null for all prompts of the set")
         if self.banned is not None and not all(word.strip() for word in self.banned or ("",)):

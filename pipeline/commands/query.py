@@ -50,20 +50,21 @@ def query(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A variable of the query: getvariable('NAME')."),
     ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long the query may work.")] = 300,
 ) -> None:
     """Answer a question in SQL over every table of the results, read-only.
 
     Examples: `nearsafe query leaderboard`; `nearsafe query "FROM scores WHERE metric = 'asr'" --out asr.csv`;
     `nearsafe query changes --set before=RUN --set after=RUN`.
     """
-    from pipeline.results.database import connect, stream
+    from pipeline.results.confined import Request, ask
 
     chosen = form or _by_suffix(out)
     if chosen is Format.parquet and out is None and sys.stdout.isatty():
         raise NearsafeError("Parquet is binary: give --out FILE, or send standard output to a file or a program")
     asked = _sql(sys.stdin.read() if sql == STANDARD_INPUT else sql)
-    database = connect(data, _defences(data, params), _variables(variables or []))
-    with stream(database, asked) as answer, _target(out, binary=chosen is Format.parquet) as file:
+    request = Request(asked, str(data), _defences(data, params), _variables(variables or []))
+    with ask(request, seconds) as answer, _target(out, binary=chosen is Format.parquet) as file:
         _write(chosen, answer, file)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 import pipeline.defences
 from pipeline.defences.protocol import Batch, Frozen, FrozenTokens, Input, Kind, Reference, Terms, TokenBatch, Tower
 from pipeline.errors import NearsafeError
+from pipeline.ids import LABEL_RULE, is_label
 from pipeline.params import build, load
 
 DEFAULT_SECTION = "defences"
@@ -130,6 +131,8 @@ def make_defence(
     name: str, method: str, own: Mapping[str, Any], train: Mapping[str, Any] | None = None, where: str = "defences"
 ) -> Defence:
     """A defence from its method's name and a mapping of the method's own parameters. `where` opens every error."""
+    if not is_label(name):
+        raise NearsafeError(f"{where}: {name!r}: {LABEL_RULE}")
     if method not in methods():
         raise NearsafeError(f"{where}.method: unknown defence {method!r}; known: {', '.join(methods())}")
     module = importlib.import_module(f"pipeline.defences.{method}")

@@ -13,7 +13,7 @@ from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.runner import Runner
 from prefect.schedules import Cron
 
-from pipeline.errors import NearsafeError
+from pipeline.errors import NearsafeError, printable
 from pipeline.flows.flow import repro
 from pipeline.flows.job import Settings, read_settings
 
@@ -51,5 +51,5 @@ if __name__ == "__main__":
     try:
         main()
     except NearsafeError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -4,6 +4,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +87,11 @@ def check_types(file: Path, settings: Mapping[str, Any], cls: type) -> None:
     Null may stand for anything but a plain int or float, and a number for a number of another kind: published folders
     have that. Raises NearsafeError naming file and key.
     """
+    defaults = {name: parameter.default for name, parameter in signature(cls.__init__).parameters.items()}
     for name, hint in typing.get_type_hints(cls.__init__).items():
-        value, known = settings.get(name, ...), set(_kinds(hint))
-        wrong = hint in (int, float) if value is None else _kind(type(value)) not in known
-        if value is not ... and known and wrong:
+        value, known = settings.get(name, defaults.get(name)), set(_kinds(hint))
+        needed = hint in (int, float) and defaults.get(name) is not None  # some are declared float and None by default
+        if known and (needed if value is None else _kind(type(value)) not in known):
             raise NearsafeError(f"{file}: {name} is {str(value)[:60]!r}, expected {' or '.join(sorted(known))}")
 
 

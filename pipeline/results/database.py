@@ -130,7 +130,7 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
     try:
         return next(reader, None)
     except OSError as error:
-        known = _too_big() if "Out of Memory" in str(error) else str(error).strip()
+        known = memory_exceeded() if "Out of Memory" in str(error) else " ".join(str(error).split())
         raise NearsafeError(known) from error
 
 
@@ -140,12 +140,13 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except duckdb.OutOfMemoryException as error:
-        raise NearsafeError(_too_big()) from error
+        raise NearsafeError(memory_exceeded()) from error
     except (duckdb.Error, pa.ArrowException) as error:
-        raise NearsafeError(str(error).strip()) from error
+        raise NearsafeError(" ".join(str(error).split())) from error
 
 
-def _too_big() -> str:
+def memory_exceeded() -> str:
+    """What is said of a query that needs too much memory."""
     return f"the query needs more than the {_SETTINGS['memory_limit']} of memory that a query may use: ask for less"
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -18,6 +19,8 @@ SCREEN_ROWS = 200
 _SHORTEST = 12  # characters that a shortened cell keeps, and the most of one where rows stand side by side
 _LONGEST = 32
 _GAP = " | "
+# Control characters but tab and line feed: a terminal obeys them.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Pipe:
@@ -53,18 +56,19 @@ class _Pipe:
 
 
 def write_csv(answer: Batches, file: TextIO) -> None:
-    """A header and one line per row; null is empty, lists and structs are JSON."""
+    """A header and one line per row; null is empty, lists and structs are JSON, what a terminal would obey is spelt."""
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(answer.schema.names)
+    writer.writerow(map(_visible, answer.schema.names))
     for row in _rows(answer):
-        writer.writerow([_plain(value) for value in row.values()])
+        writer.writerow([_visible(_plain(value)) for value in row.values()])
 
 
 def write_json(answer: Batches, file: TextIO) -> None:
     """A list of objects, one per row; a number that is not finite is null, as JSON has none."""
     separator = "["
     for row in _rows(answer):
-        file.write(f"{separator}\n {json.dumps(_finite(row), ensure_ascii=False, default=str)}")
+        text = json.dumps(_finite(row), ensure_ascii=False, default=str)
+        file.write(f"{separator}\n {_OBEYED.sub(_as_json, text)}")
         separator = ","
     file.write("[]\n" if separator == "[" else "\n]\n")
 
@@ -152,6 +156,14 @@ def _check_names(names: Sequence[str]) -> None:
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _as_json(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
+def _visible(text: str) -> str:
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _short(value: Any) -> str:

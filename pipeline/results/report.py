@@ -1,5 +1,6 @@
 """The results table: one line per defence and seed, every number with its 95 % interval and its N."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import duckdb
 
+from pipeline.errors import printable
 from pipeline.results.summary import headline, write_text
 
 MISSING = "-"
@@ -131,7 +133,7 @@ def own_sets(names: Iterable[str]) -> list[Section]:
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     """Lines of an aligned Markdown table: the first column to the left, the others to the right."""
-    table = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in [header, *body]]
+    table = [[_in_a_cell(cell) for cell in line] for line in [header, *body]]
     widths = [max(3, *(len(line[i]) for line in table)) for i in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -139,6 +141,11 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
         for line in [table[0], rule, *table[1:]]
     ]
     return ["| " + " | ".join(line) + " |" for line in aligned]
+
+
+def _in_a_cell(text: str) -> str:
+    """One line that ends no cell, and that a terminal shows and does not obey."""
+    return printable(re.sub(r"[\r\n\t]", " ", text.replace("|", "\\|")))
 
 
 def _table(columns: Sequence[Column], runs: Sequence[tuple[str, int]], numbers: dict[Any, dict[str, Any]]) -> list[str]:

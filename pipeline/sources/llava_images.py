@@ -4,11 +4,11 @@ They land in split `reply/<image_set>`, which the reply stage shows where `reply
 the user's own: never fetched, never shown.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.ids import NAME_RULE, is_name
 from pipeline.sources.labelled.captioned import captioned
 from pipeline.sources.labelled.items import Columns, read_items
 from pipeline.sources.protocol import Drops, Record
@@ -29,8 +29,8 @@ class Source:
     caption_column: str = "caption"
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[a-z][a-z0-9_]*", self.image_set):
-            raise ValueError(f"image_set: expected a name of a-z, 0-9 and _, got {self.image_set!r}")
+        if not is_name(self.image_set):
+            raise ValueError(f"image_set: {self.image_set!r}: {NAME_RULE}")
 
     def rows(self, root: Path, drops: Drops) -> Iterator[Record]:
         """A record for each image."""

@@ -2,7 +2,6 @@
 
 import importlib
 import pkgutil
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pipeline.sources
 from pipeline.errors import NearsafeError
+from pipeline.ids import NAME_RULE, is_name
 from pipeline.params import build, section
 from pipeline.sources.protocol import Source
 
@@ -34,10 +34,8 @@ class SourcesParams:
         if not 0 <= self.max_broken <= 1 or self.shard_rows < 1:
             raise ValueError("max_broken is a share from 0 to 1, shard_rows at least 1")
         for name in self.entries:
-            if not re.fullmatch("[a-z][a-z0-9_]*", name) or name == "world":
-                raise ValueError(
-                    f"entries: {name!r}: a name has a-z, 0-9 and _, begins with a letter, and is not world"
-                )
+            if not is_name(name) or name == "world":
+                raise ValueError(f"entries: {name!r}: {NAME_RULE}; that of a source is not world")
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """A small DVC repository, for what drives DVC."""
 
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.dvc_folder import initialise
 
 DvcRepository = Callable[[str], Path]
 
@@ -17,8 +17,7 @@ def dvc_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DvcReposi
 
     def make(stages: str) -> Path:
         monkeypatch.chdir(tmp_path)
-        for arguments in (["init", "--no-scm", "-q"], ["config", "core.analytics", "false"]):
-            subprocess.run([sys.executable, "-m", "dvc", *arguments], check=True, capture_output=True)
+        initialise(tmp_path)
         (tmp_path / "dvc.yaml").write_text("stages:\n" + textwrap.indent(textwrap.dedent(stages), "  "))
         return tmp_path
 

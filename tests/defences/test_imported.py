@@ -118,6 +118,8 @@ def test_what_does_not_fit_is_one_error(made, tmp_path):
     error("advunlearn", made / "other", "logit_scale is no tensor of .*: another layout")
     error("safe_clip", save(tmp_path / "tower", weights), "logit_scale is missing")
     error("des", save(tmp_path / "same", text_weights(made / "base")), "weights of .*base itself")
+    half = {name: value.half() for name, value in text_weights(made / "base").items()}
+    error("des", save(tmp_path / "same in half precision", half), "weights of .*base itself")
     save_clip(tmp_path / "wide", width=16)
     error("safer_clip", tmp_path / "wide", "in .*: made from another model")
     error("des", tmp_path / "absent", "no such model folder")

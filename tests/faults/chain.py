@@ -18,31 +18,30 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.errors import run
+from pipeline.params import load
 
 
 def commands(root: Path) -> dict[str, tuple[str, list[str], list[str]]]:
     """Stage -> its command, what it reads and what it writes, as dvc.yaml has them."""
-    yaml, found = YAML(typ="safe"), {}
-    params = yaml.load(root / "params.yaml")
+    found, params = {}, load(root / "params.yaml")
 
-    def filled(text: str, key: str = "") -> str:
+    def filled(text: str, key: str, item: Any) -> str:
         def value(match: re.Match[str]) -> str:
-            node: Any = {**params, "key": key}
+            node: Any = {**params, "key": key, "item": item}
             for name in match[1].split("."):
                 node = node[name]
             return str(node)
 
         return re.sub(r"\$\{([\w.]+)\}", value, text)
 
-    for name, stage in yaml.load(root / "dvc.yaml")["stages"].items():
-        keys = params[stage["foreach"][2:-1]] if "foreach" in stage else [""]
+    for name, stage in YAML().load(root / "dvc.yaml")["stages"].items():
+        entries = params[stage["foreach"][2:-1]] if "foreach" in stage else {"": None}
         what = stage["do"] if "foreach" in stage else stage
-        for key in keys:
-            outs = [
-                next(iter(out)) if isinstance(out, dict) else out for out in [*what["outs"], *what.get("metrics", [])]
-            ]
-            words = [[filled(text, key) for text in texts] for texts in (what["deps"], outs)]
-            found[f"{name}@{key}" if key else name] = filled(what["cmd"], key), *words
+        written = [*what["outs"], *what.get("metrics", [])]
+        outs = [next(iter(out)) if isinstance(out, dict) else out for out in written]
+        for key, item in entries.items():
+            words = [[filled(text, key, item) for text in texts] for texts in (what["deps"], outs)]
+            found[f"{name}@{key}" if key else name] = filled(what["cmd"], key, item), *words
     return found
 
 

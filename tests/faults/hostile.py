@@ -89,7 +89,7 @@ def as_parquet(random: Random, rows: Sequence[dict[str, Any]]) -> bytes:
     table = pa.Table.from_pylist(list(rows))
     name = random.choice(table.column_names)
     wrong = [
-        pa.array([2**62] * len(rows), pa.timestamp("s")),
+        pa.array([2**62] * len(rows), pa.timestamp("us")),
         pa.array([2**30] * len(rows), pa.date32()),
         pa.array([b"\xff\xfe"] * len(rows), pa.binary()).view(pa.string()),
         pa.array([[b"x"]] * len(rows)),

@@ -104,7 +104,7 @@ def test_the_watch_leaves_alone_what_ended_by_itself(tmp_path: Path) -> None:
     watch.end()
 
 
-@pytest.mark.parametrize("victim", ["nearsafe", "dvc"])
+@pytest.mark.parametrize("victim", ["nearsafe", pytest.param("dvc", marks=pytest.mark.faults)])
 def test_repro_killed_leaves_no_process_and_the_next_one_finishes(slow: Path, victim: str) -> None:
     process = nearsafe(slow, "repro")
     stage = begun(slow, "train-a")
@@ -122,6 +122,7 @@ def test_repro_killed_leaves_no_process_and_the_next_one_finishes(slow: Path, vi
     assert ran(slow) == dict.fromkeys(STAGES, 1), "what had finished did not run again, and nothing was lost"
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process that its parent ended")
 def test_plain_dvc_killed_takes_its_stage_with_it(tmp_path: Path) -> None:
     (tmp_path / "stage.py").write_text(

@@ -155,6 +155,7 @@ def test_images_are_turned_as_their_camera_was(kind):
     assert open_image(rotated(6, kind)).size == (24, 40)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_exif_block_turns_nothing():
     for block in (b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"Exif\0\0" + bytes(60), b"\xff" * 200):
         assert open_image(encoded(RGB, "JPEG", exif=block)).size == (40, 24)
@@ -223,4 +224,4 @@ def test_changed_bytes_are_an_image_or_a_refusal():
 
 @pytest.mark.faults
 def test_many_changed_bytes_are_an_image_or_a_refusal():
-    fuzz_bytes(8000)
+    fuzz_bytes(3000)

@@ -101,7 +101,7 @@ def test_a_place_that_must_not_be_written_to_is_one_line_and_nothing_is_lost(mad
             call(made, stage, out)
         said = capsys.readouterr().err.strip().splitlines()
         assert ended.value.code == 2 and len(said) == 1, said
-        assert said[0].startswith("error: ") and str(out.parent) in said[0] and "change its permissions" in said[0]
+        assert said[0].startswith("error: ") and str(out.parent) in said[0] and "writable" in said[0]
     for place in (closed, finished.parent, finished):
         place.chmod(0o755)
     assert files(finished) == whole and not any(closed.iterdir())

@@ -64,7 +64,7 @@ def test_damaged_bytes_are_a_table_or_one_line(tmp_path):
 
 @pytest.mark.faults
 def test_many_damaged_bytes_are_a_table_or_one_line(tmp_path):
-    fuzz_bytes(tmp_path, 10_000)
+    fuzz_bytes(tmp_path, 3000)
 
 
 def fuzz_rows(folder: Path, count: int) -> None:
@@ -104,7 +104,7 @@ def test_hostile_rows_are_kept_or_refused(tmp_path):
 
 @pytest.mark.faults
 def test_many_hostile_rows_are_kept_or_refused(tmp_path):
-    fuzz_rows(tmp_path, 4000)
+    fuzz_rows(tmp_path, 2000)
 
 
 def stored(table: pa.Table, name: str = "captions", version: bytes = b"1") -> bytes:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from tests.dvc_folder import initialise
+
 # A stage writes its value and those of what it needs; the value "fail" fails. It logs the device of every run. Where
 # the environment has MEET (seconds), it waits until the stage `--meet` has begun, and fails if that never does.
 STAGE = """
@@ -103,11 +105,9 @@ def make(root: Path) -> Path:
         (".gitignore", "/data/\n/log/\n/.nearsafe/\n/report/\n/results/table.md\n"),
     ):
         (root / name).write_text(text)
-    run(root, "git", "init", "-q", "-b", "main")
+    initialise(root, git=True)
     run(root, "git", "config", "user.email", "test@localhost")
     run(root, "git", "config", "user.name", "test")
-    dvc(root, "init", "-q")
-    dvc(root, "config", "core.analytics", "false")
     run(root, "git", "add", "-A")
     run(root, "git", "commit", "-q", "-m", "start")
     return root

@@ -1,8 +1,9 @@
-"""`serve`: the deployments work as their buttons do, flows end when told to, and nothing stays behind."""
+"""`nearsafe flow ui`: pages and buttons work, in a browser too, flows end when told to, and nothing stays behind."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,41 +14,62 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from playwright.sync_api import Page
 
 from pipeline.errors import NearsafeError
 from pipeline.flows import control, lock
-from pipeline.flows.home import Server, live_server
+from pipeline.flows.home import Server, environment, live_server
+from pipeline.runs import read_runs
 from tests.faults.listening import listening
-from tests.flows import repository
+from tests.flows import pages, repository
+from tests.flows.pages import page
+
+__all__ = ["page"]
 
 PATIENCE = 200.0  # seconds; Prefect starts in 10, on a busy machine in 60
-SERVE = "import pathlib, pipeline.flows.server as server; server.serve(pathlib.Path('.'))"
+STAGES = ("base", "train@a", "train@b", "score@a", "score@b", "results")
 RUN = "import pathlib, pipeline.flows.run as run; print(run.run_flow(pathlib.Path('.'), ['train@a']).state)"
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository in which one training takes for ever, unless something ends it."""
+    """A repository in which nothing has run."""
     root = repository.make(tmp_path_factory.mktemp("server") / "clone")
-    repository.change(root, "methods.a.sleep", 10000)
     (root / "report").mkdir()
     (root / "report/index.html").write_text("the report")
     (root / "report/outside").symlink_to(root / "params.yaml")
-    repository.run(root, "git", "commit", "-q", "-a", "-m", "slow")
-    repository.dvc(root, "repro", "-q", "train@b")
     return root
 
 
 @pytest.fixture(scope="module")
+def endless(root: Path, server: Server) -> None:
+    """From here on one training takes for ever, unless something ends it; the other has run."""
+    repository.change(root, "methods.a.sleep", 10000)
+    repository.run(root, "git", "commit", "-q", "-a", "-m", "slow")
+    repository.dvc(root, "repro", "-q", "train@b")
+    (root / "log/train-a.started").unlink(missing_ok=True)  # of the run from the page
+
+
+@pytest.fixture(scope="module")
 def process(root: Path) -> Iterator[subprocess.Popen[str]]:
-    """`serve`, ready."""
-    process = subprocess.Popen([sys.executable, "-c", SERVE], cwd=root, stdout=subprocess.PIPE, text=True)
+    """`nearsafe flow ui`, ready: a port that is asked for, and whichever is free for the report."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.cli", "flow", "ui", "--port", str(port)], cwd=root, text=True,
+        env=environment(root, None), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
     try:
         wait(lambda: live_server(root) or process.poll() is not None, "the server")
         yield process
     finally:
+        left = family(process, root)
         process.terminate()
         process.wait(60)
+        for one in left:
+            if one.is_running():
+                one.kill()
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +77,19 @@ def server(root: Path, process: subprocess.Popen[str]) -> Server:
     """Its addresses."""
     found = live_server(root)
     assert found, "the server has ended"
+    return found
+
+
+def family(process: subprocess.Popen[str], root: Path) -> list[psutil.Process]:
+    """The process, what it started, and whatever else works in the repository."""
+    found = []
+    for one in psutil.process_iter():
+        try:
+            mine = one.pid == process.pid or process.pid in [parent.pid for parent in one.parents()]
+            if (mine or Path(one.cwd()).is_relative_to(root)) and one.status() != psutil.STATUS_ZOMBIE:
+                found.append(one)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            continue
     return found
 
 
@@ -139,6 +174,14 @@ def test_another_site_may_not_call_the_server(server: Server) -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_a_run_started_from_the_page_shows_its_stages(root: Path, server: Server, page: Page) -> None:
+    pages.press_run(page, server.url)
+    pages.look_at_run(page, STAGES)
+    (run,) = read_runs(root / "data")
+    assert (run["kind"], run["state"]) == ("flow", "completed")
+
+
+@pytest.mark.usefixtures("endless")
 def test_runs_of_the_form_are_cancelled_in_the_pages_and_by_command(root: Path, server: Server) -> None:
     first = press_run(server, targets=["train@a"])
     stage = begun(root)
@@ -180,32 +223,35 @@ def test_a_run_of_the_form_shows_what_came_of_it(root: Path, server: Server) -> 
     assert wrong["state_type"] == "FAILED" and "near it: train" in wrong["state"]["message"]
 
 
+@pytest.mark.usefixtures("endless")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_flow_of_the_terminal(root: Path, server: Server, number: signal.Signals) -> None:
     flow = subprocess.Popen([sys.executable, "-c", RUN], cwd=root, stdout=subprocess.PIPE, text=True)
     try:
         stage = begun(root)
-        family = psutil.Process(flow.pid).children(recursive=True)
-        assert stage in family and os.getpgid(stage.pid) != os.getpgid(flow.pid)
+        started = psutil.Process(flow.pid).children(recursive=True)
+        assert stage in started and os.getpgid(stage.pid) != os.getpgid(flow.pid)
         flow.send_signal(number)
         assert "cancelled" in flow.communicate(timeout=PATIENCE)[0] and flow.returncode == 0
     finally:
         flow.terminate()  # a flow that a failed test left would run for ever
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert not psutil.wait_procs(started, timeout=10)[1]
     assert lock.holder(root) is None and latest(root).state == "cancelled"
 
 
+@pytest.mark.usefixtures("endless")
 def test_ending_the_server_ends_everything(root: Path, process: subprocess.Popen[str], server: Server) -> None:
     press_run(server, targets=["train@a"])
     begun(root)
-    family = psutil.Process(process.pid).children(recursive=True)
-    assert len(family) >= 4, "server, runner, flow and stage"
-    bound = listening([psutil.Process(process.pid), *family])
+    there = family(process, root)
+    assert len(there) >= 5, "itself, server, runner, flow and stage"
+    bound = listening(there)
     assert {f"http://127.0.0.1:{port}" for _, port in bound} >= {server.url, server.report.rstrip("/")}
     assert {address for address, _ in bound} == {"127.0.0.1"}, "nobody but this machine can reach it"
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=PATIENCE)[0]
-    assert server.url in said and server.report in said
-    assert not psutil.wait_procs(family, timeout=10)[1]
+    assert f"{server.url}/deployments" in said and server.report in said and "Traceback" not in said
+    assert process.returncode == 0 and not psutil.wait_procs(there, timeout=10)[1]
+    assert [one.cmdline() for one in family(process, root)] == []
     assert live_server(root) is None and not (root / ".nearsafe/server.json").exists()
     assert latest(root).state == "cancelled"

@@ -1,5 +1,6 @@
 """Every diffusion family draws what the plain diffusers pipeline draws, and a defended tower changes both equally."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def folders(tmp_path_factory):
     return {name: save_family(name, root / name) for name in PIPELINES}
 
 
+@pytest.fixture(scope="module")
+def loaded(folders):
+    """A family's models, loaded once: nothing below changes them."""
+    return cache(lambda name: load_diffusion(folders[name]))
+
+
 def plain(name: str, folder: Path, guidance: float, **towers):
     """Images (3, 3, H, W) of the plain pipeline, from the noise that our sampler draws."""
     options = {"safety_checker": None, "feature_extractor": None} if name in ("sd1", "sd2") else {}
@@ -49,16 +56,16 @@ def plain(name: str, folder: Path, guidance: float, **towers):
 
 @pytest.mark.parametrize("guidance", [5.0, 1.0])
 @pytest.mark.parametrize("name", PIPELINES)
-def test_images_equal_those_of_the_plain_pipeline(folders, name, guidance):
-    diffusion = load_diffusion(folders[name])
+def test_images_equal_those_of_the_plain_pipeline(folders, loaded, name, guidance):
+    diffusion = loaded(name)
     ours = generate(diffusion, own_conditioner(diffusion), PROMPTS, SEEDS, guidance, STEPS)
     assert ours.shape == (3, 3, *diffusion.image_size) and ours.std() > 0.01
     torch.testing.assert_close(ours, plain(name, folders[name], guidance), **TOLERANCE)
 
 
 @pytest.mark.parametrize("name", PIPELINES)
-def test_an_image_is_the_same_alone_and_in_a_batch(folders, name):
-    diffusion = load_diffusion(folders[name])
+def test_an_image_is_the_same_alone_and_in_a_batch(loaded, name):
+    diffusion = loaded(name)
     towers = own_conditioner(diffusion)
     together = generate(diffusion, towers, PROMPTS, SEEDS, [5.0, 2.0, 1.0], STEPS)
     for row, guidance in enumerate([5.0, 2.0, 1.0]):
@@ -67,9 +74,9 @@ def test_an_image_is_the_same_alone_and_in_a_batch(folders, name):
 
 
 @pytest.mark.parametrize(("name", "slot"), [(name, slot) for name in PIPELINES for slot in SLOTS[name]])
-def test_a_defended_tower_in_its_slot_does_what_it_does_in_plain_diffusers(folders, tmp_path, name, slot):
+def test_a_defended_tower_in_its_slot_does_what_it_does_in_plain_diffusers(folders, loaded, tmp_path, name, slot):
     donor = save_donor(tmp_path / "clip", name, slot)
-    diffusion = load_diffusion(folders[name])
+    diffusion = loaded(name)
     ours = generate(diffusion, conditioner(load_clip(donor), diffusion, donor), PROMPTS, SEEDS, 5.0, STEPS)
     projects = name.startswith("sd3") or slot == "text_encoder_2"
     cls = CLIPTextModelWithProjection if projects else CLIPTextModel
@@ -89,9 +96,9 @@ def test_a_defended_tower_in_its_slot_does_what_it_does_in_plain_diffusers(folde
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
-def test_another_tower_goes_into_the_slot_that_is_named(folders, tmp_path, name):
+def test_another_tower_goes_into_the_slot_that_is_named(folders, loaded, tmp_path, name):
     first, second = (save_donor(tmp_path / slot, name, slot) for slot in SLOTS[name])
-    diffusion = load_diffusion(folders[name])
+    diffusion = loaded(name)
     both = conditioner(load_clip(first), diffusion, first, {"text_encoder_2": second})
     alone, kept = (conditioner(load_clip(first), diffusion, first, given) for given in ({}, {"text_encoder_2": None}))
     assert len({both.hash, alone.hash, kept.hash, load_clip(second).hash}) == 4 and alone.hash == load_clip(first).hash
@@ -102,8 +109,8 @@ def test_another_tower_goes_into_the_slot_that_is_named(folders, tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"])
-def test_callbacks_see_and_change_all_that_conditions(folders, name):
-    diffusion = load_diffusion(folders[name])
+def test_callbacks_see_and_change_all_that_conditions(loaded, name):
+    diffusion = loaded(name)
     towers = own_conditioner(diffusion)
     cat = towers.condition(["a cat"])
 

@@ -7,13 +7,22 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from pipeline.models.callbacks import Context, NoCallbacks, UnetInput
+from pipeline.models.families.sdxl import FAMILY as SDXL
 from pipeline.models.sampler import generate, noise, sample
+from pipeline.models.schedulers import with_scheduler
 
 PROMPTS, SEEDS = ["a cat", "a red dog", "hut"], [3, 2**62, 7]
 
 
 def with_ddim(diffusion):
     return replace(diffusion, scheduler=DDIMScheduler.from_config(diffusion.scheduler.config, clip_sample=False))
+
+
+def test_an_exchanged_scheduler_never_clips_latents(diffusion):
+    """Stable Diffusion's family would correct that; SDXL's leaves schedulers as they are."""
+    found = with_scheduler(replace(diffusion, family=SDXL), "ddim").scheduler
+    assert isinstance(found, DDIMScheduler) and found.config.clip_sample is False
+    assert found.config.beta_end == diffusion.scheduler.config.beta_end
 
 
 @pytest.mark.parametrize("scheduler", ["dpm", "ddim"])

@@ -20,32 +20,13 @@ from pipeline.models.clip import encode_images, encode_texts, load_clip
 from pipeline.models.hashing import model_hash
 from pipeline.tables import Output, read_manifest, read_output
 from pipeline.vectors import read_vectors
-from stages import bucket_difficulty, embed, mine_pairs, train
-from tests.learning import captions, save_clip, save_params, save_world
+from stages import embed, mine_pairs, train
+from tests.learning import before_training, captions, save_clip, save_params
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("stages")
-    save_clip(root / "clip")
-    save_world(root / "world")
-    save_params(root / "params.yaml")
-    run_embed(root, root / "embeddings")
-    run_mine(root, root / "targets")
-    run_buckets(root, root / "buckets")
-    return root
-
-
-def run_embed(root: Path, out: Path, world: str = "world", clip: str = "clip") -> None:
-    embed.main(root / "params.yaml", root / world, root / clip, out)
-
-
-def run_mine(root: Path, out: Path, world: str = "world", params: Path | None = None) -> None:
-    mine_pairs.main(params or root / "params.yaml", root / world, root / "embeddings", out)
-
-
-def run_buckets(root: Path, out: Path, params: Path | None = None) -> None:
-    bucket_difficulty.main(params or root / "params.yaml", root / "world", root / "embeddings", root / "targets", out)
+    return before_training(tmp_path_factory.mktemp("stages"))
 
 
 def run_train(root: Path, out: Path, defence: str = "safer_clip", params: Path | None = None, **other: Path) -> None:
@@ -113,7 +94,7 @@ def test_pairs_that_share_a_safe_caption_stand_in_the_pool_once_by_lowest_id(mad
 
 def test_the_chunk_does_not_change_the_targets(made, tmp_path):
     params = save_params(tmp_path / "params.yaml", mine_pairs={"k": 2, "chunk": 1})
-    run_mine(made, tmp_path / "targets", params=params)
+    mine_pairs.main(params, made / "world", made / "embeddings", tmp_path / "targets")
     assert (tmp_path / "targets/targets.parquet").read_bytes() == (made / "targets/targets.parquet").read_bytes()
 
 
@@ -121,7 +102,7 @@ def test_the_chunk_does_not_change_the_targets(made, tmp_path):
 def test_k_beyond_the_pool_is_an_error(made, tmp_path, k):
     params = save_params(tmp_path / "params.yaml", mine_pairs={"k": k, "chunk": 1})
     with pytest.raises(NearsafeError, match=rf"mine_pairs.k: expected 1 to 12, .* got {k}"):
-        run_mine(made, tmp_path / "targets", params=params)
+        mine_pairs.main(params, made / "world", made / "embeddings", tmp_path / "targets")
 
 
 def test_buckets_are_thirds_of_the_nearest_cosine(made):
