@@ -16,7 +16,7 @@ from pipeline.world.pretrain.loop import fit
 from pipeline.world.pretrain.muon import orthogonalise
 from pipeline.world.scenes import held_out
 
-TINY = Recipe(clip=2, detector=2, vae=2, unet=2, llava=2, text_detector=2, corpus={"base": 250, "shifted": 250})
+TINY = Recipe(clip=2, detector=2, vae=2, unet=2, llava=2, text_detector=2, corpus={"base": 500, "shifted": 500})
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def corpus(build):
 
 def test_the_corpus_is_balanced_and_has_no_held_out_scene(corpus):
     scenes = [corpus.scene(row) for row in range(len(corpus))]
-    assert len(scenes) == 500 and sum(scene.unsafe for scene in scenes) == 250
+    assert len(scenes) == 1000 and sum(scene.unsafe for scene in scenes) == 500
     assert not any(held_out(scene) for scene in scenes)
 
 
