@@ -4,13 +4,17 @@ Import this only after `home.prepare`: Prefect reads its settings when it is fir
 """
 
 import logging
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 from prefect import allow_failure, flow, get_client, get_run_logger, runtime
 from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun, FailedRun, PrefectException
@@ -35,6 +39,10 @@ from pipeline.runs import RunRecord, known_metrics
 # A task that waits for others holds a thread, so there must be more threads than stages; real work is limited by the
 # devices and slots. Threads are made when a task needs one.
 _THREADS = 1000
+_SERVER = "prefect.server.api.server:create_app"  # in the command line of Prefect's temporary server
+# Ends that server when this process has ended: only then does its standard input.
+_GUARD = "import os, signal, sys; s = os.pidfd_open(int(sys.argv[1])); sys.stdin.read(); signal.pidfd_send_signal(s, 9)"
+_GUARDS: dict[int, subprocess.Popen[bytes]] = {}  # by the server's number
 
 
 def _flow_run_name() -> str:
@@ -104,6 +112,7 @@ def execute(job: Job) -> Outcome:
     """Run the stages of a job inside a flow, show what came of it, and keep it in the log of runs."""
     if not job.plan.steps:
         return nothing_stale(job)
+    _guard_temporary_server()
     request, flow_run_id = job.request, str(runtime.flow_run.id)
     record = RunRecord.start(
         request.root / Data().root, "flow", targets=request.targets, overrides=request.overrides,
@@ -132,6 +141,18 @@ def execute(job: Job) -> Outcome:
         return outcome
     finally:
         record.finish(state, job.place / Results().metrics)
+
+
+def _guard_temporary_server() -> None:
+    """Prefect's temporary server is a child of this process, and would outlive it after `kill -9` (Linux only)."""
+    if not hasattr(os, "pidfd_open"):
+        return
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.pid not in _GUARDS and _SERVER in child.cmdline():
+                command = [sys.executable, "-I", "-S", "-c", _GUARD, str(child.pid)]
+                quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+                _GUARDS[child.pid] = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
 
 
 def _run_stages(job: Job, work: Work) -> None:
