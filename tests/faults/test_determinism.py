@@ -70,6 +70,7 @@ def test_every_stage_leaves_the_same_bytes_twice_in_any_order(tmp_path):
     )
 
 
+@pytest.mark.faults
 def test_orders_keep_to_what_a_stage_reads():
     stages = commands(workspace.ROOT)
     for seed in range(20):
