@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -111,7 +112,8 @@ def test_a_screen_gets_lines_that_fit() -> None:
     assert sum("column_29" in line for line in lines) == 1
 
 
-def test_ctrl_c_stops_a_runaway_query(finished: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_runaway_query_ends_with_the_command(finished: Path, number: int, status: int) -> None:
     runaway = "SELECT count(*) FROM range(10000000) a, range(10000000) b WHERE a.range + b.range = 7"
     code = "import sys; print('up', flush=True); from pipeline.cli import main; main(sys.argv[1:])"
     process = subprocess.Popen(
@@ -123,15 +125,13 @@ def test_ctrl_c_stops_a_runaway_query(finished: Path) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and not (busy := _busy_children(process.pid)):
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
-        assert not any(child.is_running() for child in busy)
+        process.send_signal(number)
+        assert process.wait(30) == status
+        assert busy and psutil.wait_procs(busy, 30)[1] == []
     finally:
         process.kill()
 
 
 def _busy_children(pid: int) -> list:
     """DuckDB's process, once it is at work."""
-    import psutil
-
     return [child for child in psutil.Process(pid).children() if child.num_threads() > 3 and sum(child.cpu_times()) > 3]
