@@ -142,6 +142,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (root / "params.yaml").open("w") as file:
         yaml.dump(params, file)
     (root / "fake.py").write_text(FAKE)
+    (root / PARAMS["sources"]["root"]).mkdir(parents=True)
     models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
     entries = [entry for section in ("defences", "ablations", "des_ablations") for entry in PARAMS[section].values()]
     methods = sorted({entry["method"] for entry in entries})

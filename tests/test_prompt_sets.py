@@ -182,7 +182,7 @@ def test_the_output_depends_on_a_files_bytes_and_not_on_where_it_lies(world, tmp
     [
         ("{world: [nearest]}", "expected one of paraphrased, obfuscated, indirect, near, invented, got 'nearest'"),
         ("{world: [near, near]}", "a set is named twice"),
-        ("{files: {world_near: {path: x.csv, schema: i2p, unsafe: true}}}", "'world_near': a set's name"),
+        ("{files: {world_near: {path: x.csv, schema: i2p, unsafe: true}}}", "'world_near': a name has a-z, 0-9 and _"),
         ("{files: {own: {path: x.csv, schema: i2q, unsafe: true}}}", "prompts.files.own.schema: expected one of i2p"),
         ("{files: {own: {path: no.csv, schema: i2p, unsafe: true}}}", "no.csv: prompt set 'own': cannot be read"),
         (

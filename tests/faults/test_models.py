@@ -61,7 +61,7 @@ def first(header: dict) -> dict:
 SPOILT_WEIGHTS = {
     "a tensor is missing": (lambda file: reweigh(file, lambda _: None), "missing|Missing|is of a model of"),
     "another shape": (
-        lambda file: reweigh(file, lambda t: t.flatten()[:7].clone()), "shape|config.json says|in .*base",
+        lambda file: reweigh(file, lambda t: t.flatten()[:7].clone()), "shape|config.json (says|is of)|in .*base",
     ),
     "NaN": (lambda file: reweigh(file, lambda t: t * math.nan), "holds NaN or infinite"),
     "infinite": (lambda file: reweigh(file, lambda t: t + math.inf), "holds NaN or infinite"),

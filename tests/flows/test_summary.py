@@ -35,7 +35,8 @@ def test_every_stage_has_a_row_in_the_order_of_the_graph() -> None:
     rows = stage_rows(["world", "train", "score"], ended)
     assert [row["state"] for row in rows] == ["Up to date", "Failed", "Not run"]
     assert rows[1] | {"stage": ""} == {
-        "stage": "", "state": "Failed", "seconds": "3.1", "device": "GPU-1", "reason": "epoch 1 out of memory",
+        "stage": "", "state": "Failed", "seconds": "3.1", "device": "GPU-1", "peak MiB": "",
+        "reason": "epoch 1 out of memory",
     }  # fmt: skip
     assert totals(ended) == "1 up to date, 1 failed, 1 not run"
 

@@ -76,12 +76,13 @@ def test_only_adapters_of_the_named_towers_are_trained(clip):
 
 
 def test_adapters_depend_on_the_generator_alone(folder):
+    models = [load_clip(folder).model for _ in range(3)]
     torch.manual_seed(1)
-    one = trainable(attach(load_clip(folder).model, LORA, generator(7), BOTH))
+    one = trainable(attach(models[0], LORA, generator(7), BOTH))
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    two = trainable(attach(load_clip(folder).model, LORA, generator(7), BOTH))
-    other = trainable(attach(load_clip(folder).model, LORA, generator(8), BOTH))
+    two = trainable(attach(models[1], LORA, generator(7), BOTH))
+    other = trainable(attach(models[2], LORA, generator(8), BOTH))
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert any(not torch.equal(one[name], other[name]) for name in one)
     torch.manual_seed(1)

@@ -127,7 +127,7 @@ def test_captions_stand_beside_images(tmp_path):
     assert [caption for *_, caption in images_and_captions(found)] == ["a dog with a kite", None]
     with pytest.raises(TableError, match=r"shown\.parquet: no column 'image'; found picture, text"):
         records(tmp_path, **options, images="shown.parquet")
-    with pytest.raises(NearsafeError, match="image_set: expected a name of a-z"):
+    with pytest.raises(NearsafeError, match="image_set: .x/../y.: a name has a-z"):
         records(tmp_path, **{**options, "image_set": "x/../y"}, images="shown")
 
 
