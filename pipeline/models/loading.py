@@ -91,7 +91,8 @@ def check_types(file: Path, settings: Mapping[str, Any], cls: type) -> None:
     for name, hint in typing.get_type_hints(cls.__init__).items():
         value, known = settings.get(name, defaults.get(name)), set(_kinds(hint))
         needed = hint in (int, float) and defaults.get(name) is not None  # some are declared float and None by default
-        if known and (needed if value is None else _kind(type(value)) not in known):
+        kinds = {_kind(type(value)), *({"true or false"} if value in (0, 1) else ())}
+        if known and (needed if value is None else known.isdisjoint(kinds)):
             raise NearsafeError(f"{file}: {name} is {str(value)[:60]!r}, expected {' or '.join(sorted(known))}")
 
 
@@ -106,6 +107,8 @@ def _kinds(hint: Any) -> Iterator[str]:
 
 
 def _kind(cls: type) -> str:
+    if issubclass(cls, bool):
+        return "true or false"
     if issubclass(cls, int | float):
         return "a number"
     return "text" if issubclass(cls, str) else "an object" if issubclass(cls, dict) else "a list"

@@ -102,6 +102,9 @@ class Batches:
     rows: Iterator[pa.RecordBatch]
 
 
+_FULL = ("Out of Memory", "maximum total string size")  # the latter: 2 GiB of text in one batch
+
+
 @contextmanager
 def stream(database: duckdb.DuckDBPyConnection, sql: str) -> Iterator[Batches]:
     """The answer to one SELECT, for `with`. Ctrl-C ends the query. Raises NearsafeError as `query` does.
@@ -130,8 +133,8 @@ def _next(reader: pa.RecordBatchReader) -> pa.RecordBatch | None:
     try:
         return next(reader, None)
     except OSError as error:
-        known = memory_exceeded() if "Out of Memory" in str(error) else " ".join(str(error).split())
-        raise NearsafeError(known) from error
+        full = any(words in str(error) for words in _FULL)
+        raise NearsafeError(memory_exceeded() if full else " ".join(str(error).split())) from error
 
 
 @contextmanager

@@ -129,7 +129,8 @@ def check(whole: Path, place: Path, module: str, victim: Victim, moment: float, 
             assert results(root / part) == results(whole / part), f"{module}, {victim} at {moment:.2f}: {part} differs"
         print(f"{module}: {victim} at {moment}: {len(made)} files were finished, checkpoint of step {step}")
         now = finished(root, stage)
-        assert ended or {name: now.get(name) for name in made} == made, "a finished shard was made again"
+        again_made = [name for name in made if now.get(name) != made[name]]
+        assert ended or len(again_made) <= 1, f"more than the shard under way was made again: {again_made}"
         if step is not None and not ended:
             assert f"continuing after step {step} of" in again
             assert step >= last_step(lines) - 1, "more than one checkpoint interval (here: a step) was lost"

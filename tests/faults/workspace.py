@@ -4,6 +4,7 @@ The world, the models' depth and every count are reduced in params.yaml; nothing
 """
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -113,6 +114,15 @@ def run(root: Path, *words: str) -> str:
     return text
 
 
+def forgotten(root: Path) -> bool:
+    """Whether nothing is left of those who held DVC's locks, not even a zombie: DVC takes one for a living holder."""
+    file = root / ".dvc/tmp/rwlock"
+    held = json.loads(file.read_text() or "{}") if file.is_file() else {}
+    readers = [holder for holders in held.get("read", {}).values() for holder in holders]
+    pids = {int(holder["pid"]) for holder in (*readers, *held.get("write", {}).values()) if holder}
+    return not any(map(psutil.pid_exists, pids))
+
+
 def processes(root: Path) -> list[psutil.Process]:
     """Every living process that works in the clone: by its folder, its environment or its command line."""
     found = []
@@ -132,6 +142,8 @@ def wait_gone(root: Path, seconds: float = 30.0) -> list[psutil.Process]:
     """The processes that are still there after a while: none, if all is well."""
     end = time.monotonic() + seconds
     while (left := processes(root)) and time.monotonic() < end:
+        time.sleep(0.1)
+    while not forgotten(root) and time.monotonic() < end:
         time.sleep(0.1)
     return left
 
