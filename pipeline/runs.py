@@ -21,7 +21,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import NearsafeError
+from pipeline.errors import NearsafeError, TableError
 from pipeline.files import replacing
 from pipeline.layout import MANIFEST, Data, table_file
 from pipeline.schemas import SCHEMA_VERSION, SCHEMAS
@@ -117,12 +117,15 @@ class RunRecord:
             return
         try:
             self._replace(table, rows)
-        except OSError as error:
+        except TableError:
+            raise
+        except (OSError, NearsafeError) as error:  # the latter from `pipeline.files`, which names the file
             self._give_up(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: OSError | NearsafeError) -> None:
         self._writable = False
-        print(f"{self.path}: {error.strerror or error}; the run goes on, and is not logged", file=sys.stderr)
+        said = f"{self.path}: {error.strerror or error}" if isinstance(error, OSError) else str(error)
+        print(f"{said}; the run goes on, and is not logged", file=sys.stderr)
 
     def _replace(self, table: str, rows: list[dict[str, Any]]) -> None:
         file = self.path / table_file(table)

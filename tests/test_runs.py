@@ -1,6 +1,8 @@
 """The log of runs: readable at any time, also of a run that was killed."""
 
+import errno
 import json
+import os
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import runs
+from pipeline import runs, tables
 from pipeline.errors import NearsafeError
 from pipeline.layout import Data, table_file
 from pipeline.runs import RunRecord, changes, metrics_rows, read_log, read_run_metrics, read_runs
@@ -103,6 +105,19 @@ def test_a_log_of_before_a_column_came_reads_with_nulls(tmp_path: Path) -> None:
     pq.write_table(pq.read_table(file).drop_columns(["peak_mb"]), file)
     (row,) = read_log(record.path, "stage_runs")
     assert (row["seconds"], row["peak_mb"]) == (1.0, None)
+
+
+def test_a_disk_that_is_full_amid_a_run_ends_the_log_alone(tmp_path: Path, monkeypatch, capfd) -> None:
+    record = RunRecord.start(tmp_path, "repro")
+
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tables.pq, "write_table", full)
+    record.stage("train", "ran")
+    record.finish("completed")
+    said = capfd.readouterr().err
+    assert said.count("the disk is full") == 1 and "the run goes on, and is not logged" in said
 
 
 def test_a_run_goes_on_where_its_log_cannot_be_written(tmp_path: Path, capfd) -> None:
