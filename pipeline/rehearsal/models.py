@@ -110,8 +110,8 @@ def word_tokenizer(words: Sequence[str]) -> "PreTrainedTokenizerFast":
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<s>", "</s>", "<unk>", "<image>"]
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate([*special, *words])}, unk_token="<unk>"))
+    tokens = dict.fromkeys(["<s>", "</s>", "<unk>", "<image>", *words])  # each once: ids without gaps
+    backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     return PreTrainedTokenizerFast(
