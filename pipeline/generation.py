@@ -18,6 +18,7 @@ import torch
 from pipeline import agewords
 from pipeline import prompts as prompts_module
 from pipeline import seeds as generation_seeds
+from pipeline.attempts import Failed, attempt
 from pipeline.compute import Progress, Shard, Task, open_pool, read_compute, run_shards
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
@@ -244,28 +245,17 @@ def generate_rows(sampling: Sampling, admitted: Admitted, sample: Sampler | None
     """One row of table "generations" per prompt, in order. An image that fails is a row with the reason.
 
     `sample` brings a conditioning of its own (an attack's), by default that of the prompts' texts. It is called with
-    at most `batch_size` prompts, and with single ones again where RuntimeError or ValueError came out of a batch. The
-    reason is the exception's type, a colon and its message, which may quote the prompt. Images are encoded in threads
-    while the next batch is sampled.
+    at most `batch_size` prompts, with single ones again where RuntimeError or ValueError came out of a batch, and with
+    fewer where memory is full (`pipeline.attempts`). The reason is the exception's type, a colon and its message, which
+    may quote the prompt. Images are encoded in threads while the next batch is sampled. Raises OutOfMemory.
     """
     prompts = admitted.table.to_pylist()
     size = sampling.knobs.batch_size
     batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
-    made = (pair for batch in batches for pair in _batch(sampling, batch, sample or sample_texts))
+    sampler = sample or sample_texts
+    draw = lambda batch: [_to_uint8(image) for image in sampler(sampling, batch)]  # noqa: E731
+    made = (pair for batch in batches for pair in attempt(batch, draw, (RuntimeError, ValueError)))
     return list(stream(lambda pair: _row(sampling, *pair), made))
-
-
-def _batch(sampling: Sampling, prompts: list[Row], sample: Sampler) -> Iterator[tuple[Row, np.ndarray | str]]:
-    """Every prompt with its image (H, W, 3) uint8, or the reason why there is none."""
-    try:
-        images: list[np.ndarray | str] = [_to_uint8(image) for image in sample(sampling, prompts)]
-    except (RuntimeError, ValueError) as error:
-        if len(prompts) > 1:  # find the prompt that fails; the others keep their images
-            for prompt in prompts:
-                yield from _batch(sampling, [prompt], sample)
-            return
-        images = [f"{type(error).__name__}: {str(error).strip()[:500]}"]
-    yield from zip(prompts, images, strict=True)
 
 
 def sample_texts(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:
@@ -277,15 +267,15 @@ def sample_texts(sampling: Sampling, prompts: list[Row]) -> torch.Tensor:
     return generate(sampling.diffusion, sampling.tower, texts, seeds, guidance, steps, sampling.callbacks)
 
 
-def _to_uint8(image: torch.Tensor) -> np.ndarray | str:
+def _to_uint8(image: torch.Tensor) -> np.ndarray | Failed:
     """(H, W, 3) uint8, rounded as diffusers does; the reason where there is no image."""
     if not torch.isfinite(image).all():
-        return "the latent is NaN or infinite"
+        return Failed("the latent is NaN or infinite")
     return (image.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
 
-def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
-    failed = isinstance(image, str)
+def _row(sampling: Sampling, prompt: Row, image: np.ndarray | Failed) -> Row:
+    failed = isinstance(image, Failed)
     height, width = sampling.diffusion.image_size if failed else image.shape[:2]
     return {
         "generation_id": content_id(sampling.defence, str(sampling.seed), prompt["prompt_set"], prompt["prompt_id"]),
@@ -302,7 +292,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | str) -> Row:
         "dtype": str(sampling.diffusion.dtype).removeprefix("torch."),
         "model_hash": sampling.model_hash,
         "status": "error" if failed else "ok",
-        "error": image if failed else None,
+        "error": image.reason if failed else None,
     }
 
 

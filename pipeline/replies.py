@@ -5,7 +5,7 @@ and every caption that belongs to an image pass the age-word filter first. A rep
 never from the defence or the training seed: columns of different defences show the same draws.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from pipeline import agewords, ids, precision, shards
 from pipeline import images as images_module
 from pipeline import seeds as reply_seeds
 from pipeline.agewords import LEXICON_VERSION, filter_age_words, mentions_age
+from pipeline.attempts import Failed, attempt
 from pipeline.errors import NearsafeError, TableError
 from pipeline.ids import NAME_RULE, content_id, is_name
 from pipeline.images import decode_image
@@ -206,29 +207,26 @@ def with_cells(world: Path, rows: list[Row]) -> list[Row]:
 
 
 def reply_rows(speaking: Speaking, images: list[Row]) -> list[Row]:
-    """One row of table "replies" per image, in order. A reply that fails is a row with the reason."""
+    """One row of table "replies" per image, in order; a failed reply is a row with the reason. Raises OutOfMemory."""
     size = speaking.knobs.batch_size
-    return [row for at in range(0, len(images), size) for row in _batch(speaking, images[at : at + size])]
+    batches = (images[start : start + size] for start in range(0, len(images), size))
+    speak = lambda batch: _replies(speaking, batch)  # noqa: E731
+    return [
+        _row(speaking, image, reply)
+        for batch in batches
+        for image, reply in attempt(batch, speak, (RuntimeError, ValueError, TableError))
+    ]
 
 
-def _batch(speaking: Speaking, images: list[Row]) -> Iterator[Row]:
+def _replies(speaking: Speaking, images: Sequence[Row]) -> list[str]:
     knobs = speaking.knobs
-    try:
-        decoded = [decode_image(row["image"], row["where"]) for row in images]
-        seeds = [derive(speaking.root, STAGE, row["image_id"]) for row in images]
-        replies = describe(speaking.llava, decoded, knobs.query, seeds, knobs.temperature, knobs.max_new_tokens)
-    except (RuntimeError, ValueError, TableError) as error:
-        if len(images) > 1:  # find the image that fails; the others keep their replies
-            for row in images:
-                yield from _batch(speaking, [row])
-            return
-        yield _row(speaking, images[0], None, f"{type(error).__name__}: {str(error).strip()[:500]}")
-        return
-    for row, text in zip(images, replies, strict=True):
-        yield _row(speaking, row, text, None)
+    decoded = [decode_image(row["image"], row["where"]) for row in images]
+    seeds = [derive(speaking.root, STAGE, row["image_id"]) for row in images]
+    return describe(speaking.llava, decoded, knobs.query, seeds, knobs.temperature, knobs.max_new_tokens)
 
 
-def _row(speaking: Speaking, image: Row, text: str | None, error: str | None) -> Row:
+def _row(speaking: Speaking, image: Row, reply: str | Failed) -> Row:
+    failed = isinstance(reply, Failed)
     return {
         "reply_id": content_id(speaking.defence, str(speaking.seed), image["image_set"], image["image_id"]),
         "defence": speaking.defence,
@@ -237,12 +235,12 @@ def _row(speaking: Speaking, image: Row, text: str | None, error: str | None) ->
         "image_set": image["image_set"],
         "unsafe": image["unsafe"],
         "query": speaking.knobs.query,
-        "text": text,
+        "text": None if failed else reply,
         "temperature": speaking.knobs.temperature,
         "max_new_tokens": speaking.knobs.max_new_tokens,
         "model_hash": speaking.llava.hash,
-        "status": "error" if error else "ok",
-        "error": error,
+        "status": "error" if failed else "ok",
+        "error": reply.reason if failed else None,
     }
 
 

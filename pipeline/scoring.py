@@ -25,6 +25,7 @@ from pipeline.scoring_benchmarks import Benchmarks, Items, read_benchmarks, read
 from pipeline.scoring_generation import Generated, Looking, Sources, examine_all, read_reference, score_generations
 from pipeline.scoring_inputs import Inputs, ScoreParams
 from pipeline.scoring_items import Encoder
+from pipeline.scoring_matching import embed_matching, real_images
 from pipeline.scoring_replies import examine_replies, score_replies
 from pipeline.scoring_separation import Separation, read_separation
 from pipeline.scoring_zeroshot import Tasks, classifiers, read_tasks
@@ -105,7 +106,9 @@ def score_defence(
         seen = examine_all(looking, sources, prompts, defence, chosen.seeds, output, log)
         reference = read_reference(inputs.world, tasks, looking, log) if knobs.detectors.world else None
         classes = classifiers(base, tasks, knobs.batch_size)
-        generated = Generated(looking.eyes, classes, seen, prompts, reference, sources.data_hash)
+        real = real_images(inputs.world, prompts)
+        matching = embed_matching(real, _encoder(base, inputs, knobs), inputs.world) if real else None
+        generated = Generated(looking.eyes, classes, seen, prompts, reference, sources.data_hash, matching)
     if inputs.replies:
         replied = read_replies(inputs.replies, readers, inputs.world, defence, chosen.seeds, output)
         log(f"score: {len(replied.replies)} replies read")
@@ -130,8 +133,12 @@ def score_defence(
 
 def embed_undefended(benchmarks: Benchmarks, base: Clip, inputs: Inputs, knobs: ScoreParams) -> Items:
     """Every item of the benchmarks under the undefended model, known embeddings used. Raises NearsafeError."""
-    known = read_known(inputs.embeddings, benchmarks.world_hash) if inputs.embeddings else (None, None)
-    return benchmarks.embed(Encoder(base, knobs.batch_size, *known))
+    return benchmarks.embed(_encoder(base, inputs, knobs))
+
+
+def _encoder(base: Clip, inputs: Inputs, knobs: ScoreParams) -> Encoder:
+    known = read_known(inputs.embeddings, output_hash(inputs.world)) if inputs.embeddings else (None, None)
+    return Encoder(base, knobs.batch_size, *known)
 
 
 def make_looking(params: Path, inputs: Inputs, base: Clip, knobs: ScoreParams, cache: Path | None) -> Looking:

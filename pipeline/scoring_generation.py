@@ -27,6 +27,7 @@ from pipeline.metrics.rows import Scores
 from pipeline.metrics.zeroshot import Classifier
 from pipeline.models.clip import encode_texts
 from pipeline.scoring_items import images_of
+from pipeline.scoring_matching import Matching
 from pipeline.scoring_zeroshot import PROMPT_SHIFT, Tasks
 from pipeline.seeds import rng
 from pipeline.shards import iterate_output, output_hash, parts
@@ -57,7 +58,7 @@ class Sources:
 class Generated:
     """All generated images of a defence, examined, with what they are compared to.
 
-    `classifiers` of the undefended CLIP by task, `prompts` rows by prompt id.
+    `classifiers` of the undefended CLIP by task, `prompts` rows by prompt id, `matching` the prompts' own real images.
     """
 
     eyes: Eyes
@@ -66,6 +67,7 @@ class Generated:
     prompts: dict[str, Row]
     reference: Reference | None
     data_hash: str
+    matching: Matching | None = None
 
 
 @dataclass(frozen=True)
@@ -208,8 +210,11 @@ def score_generations(
         images = torch.cat(seen.embeddings)[rows]
         written = encode_texts(eyes.clip, [prompts[item]["text"] for item in asked], eyes.batch_size)
         values = bootstrap_mean(clip_scores(images, written).numpy(), replicates[0], rng(root, "score", name, "clip"))
-        scores.add(benchmark, "", "clip_score", values, data_hash, detector=f"clip@{eyes.clip.hash}")
+        judge = f"clip@{eyes.clip.hash}"
+        scores.add(benchmark, "", "clip_score", values, data_hash, detector=judge)
         _score_attributes(scores, benchmark, generated, asked, images, tasks, data_hash)
+        if generated.matching:
+            generated.matching.score(scores, benchmark, asked, images, judge, data_hash, replicates[1], root)
         if reference := generated.reference:
             features = torch.cat(seen.features)[rows]
             distance = reference.estimate(features, replicates[1], rng(root, "score", name, "frechet"))

@@ -18,6 +18,7 @@ from pipeline import (
     memory,
     mining,
     seeds,
+    steps,
     token_set,
     training,
     training_set,
@@ -55,7 +56,7 @@ FIXED = "defence.safetensors"
 _MEMORY_ONLY = ("image_memory_mib",)  # changes no number: an interrupted training may be continued with another
 _LIBRARIES = ("torch", "transformers", "peft")
 _CODE = (
-    *(checkpoint, curriculum, image_cache, ledger, mining, seeds, teams, training, training_set, two_pass),
+    *(checkpoint, curriculum, image_cache, ledger, mining, seeds, steps, teams, training, training_set, two_pass),
     *(memory, losses, protocol, adapters, clip_module, finetune),
 )
 _TOKEN_CODE = (token_set, token_losses)

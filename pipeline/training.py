@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +15,19 @@ from transformers import CLIPModel
 from pipeline import checkpoint, memory, seeds
 from pipeline.checkpoint import Log
 from pipeline.curriculum import epoch_rows
-from pipeline.defences.protocol import Terms
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
-from pipeline.ledger import Ledger, Step
-from pipeline.memory import OutOfMemory
+from pipeline.ledger import Ledger
 from pipeline.models.adapters import TOWERS, Lora, trainable
 from pipeline.models.clip import Clip
 from pipeline.models.finetune import tune
 from pipeline.parallel import ahead
 from pipeline.precision import Attention, Compile, Precision, pick_attention, pick_compile
+from pipeline.steps import Learner, Report
 from pipeline.team import Team
 from pipeline.token_set import TokenSet
 from pipeline.training_set import TrainingSet
-from pipeline.two_pass import two_pass
 
-Report = Callable[[str], None]
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
@@ -106,29 +103,6 @@ class Trained:
     fixed: Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Work:
-    """What a step reads, loaded: where its pairs lie, and the inputs of each part of this process's share of them.
-
-    `rows` are the share's pairs, `size` of them make a part.
-    """
-
-    step: int
-    epoch: int
-    count: int
-    index: Any
-    rows: Tensor
-    size: int
-    parts: list[Any]
-
-
-@dataclass
-class Room:
-    """What memory has been found to hold: so many pairs in the towers at a time, None for all of a share."""
-
-    pairs: int | None
-
-
 def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team | None = None) -> Trained:
     """Train `clip` (changed in place) and return the plain model and the log of every step.
 
@@ -161,13 +135,13 @@ def train(job: Job, clip: Clip, state: Path, report: Report = print, team: Team 
     ledger = Ledger(job.name, log)
     saved = shown = time.monotonic()
     since = done
-    room = Room(job.params.micro_batch)
-    loaded = (load_step(job, feed, team, *work, room) for work in _batches(job) if work[0] > done)
+    learner = Learner(job, feed, model, parameters, optimizer, job.params.micro_batch, team, report)
+    loaded = (learner.load(*work) for work in _batches(job) if work[0] > done)
     full = f"{job.name}: out of memory, whatever train.micro_batch: lower train.batch_size; the last checkpoint is kept"
     with memory.explained(full), closing(ahead(loaded)) as works:
         for work in works:
             step = work.step
-            ledger.add(fitted_step(job, feed, model, work, parameters, optimizer, team, room, report))
+            ledger.add(learner.step(work))
             shows, ends_epoch = step % job.params.log_every == 0 or step == steps, step in ends
             saves = leads and (time.monotonic() - saved >= job.params.checkpoint_seconds or step == steps)
             if device.type != "cuda" or shows or ends_epoch or saves:  # reading a number waits for the GPU
@@ -194,100 +168,6 @@ def make_optimizer(job: Job, parameters: dict[str, nn.Parameter], device: torch.
     return _OPTIMIZERS[job.params.optimizer](
         parameters.values(), lr=job.params.lr, weight_decay=job.params.weight_decay, **fused
     )
-
-
-def load_step(
-    job: Job, feed: Any, team: Team | None, step: int, epoch: int, rows: Tensor, room: Room | None = None
-) -> Work:
-    """A step's inputs, on the model's device. `room`: by default as the parameters say."""
-    mine = rows if team is None else team.share(rows)
-    size = min((room or Room(job.params.micro_batch)).pairs or len(mine), len(mine))
-    return Work(step, epoch, len(rows), feed.index(rows), mine, size, _parts(feed, mine, size))
-
-
-def _parts(feed: Any, rows: Tensor, size: int) -> list[Any]:
-    return [feed.load(part, first=number == 0) for number, part in enumerate(rows.split(size))]
-
-
-@contextmanager
-def _drawn(job: Job, step: int, device: torch.device, *part: str) -> Iterator[None]:
-    """Dropout of a step (of a part of it) from a generator of its own, and the precision of the job."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seeds.derive(job.root_seed, "train", str(job.seed), "dropout", str(step), *part))
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=job.dtype == torch.bfloat16):
-            yield
-
-
-def fitted_step(
-    job: Job, feed: Any, model: nn.Module, work: Work, parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer, team: Team | None, room: Room, report: Report,
-) -> Step:  # fmt: skip
-    """As `take_step`, in parts half as large where memory is full, and says so.
-
-    Until the gradient is whole nothing is changed that a step starts from: weights and the optimizer's state are those
-    of the last step, and a step's randomness is derived from its number.
-    """
-    found: list[tuple[Terms, Tensor]] = []
-    while True:
-        if room.pairs is not None and room.pairs < work.size:
-            work = replace(work, size=room.pairs, parts=_parts(feed, work.rows, room.pairs))
-        if memory.fits(lambda work=work: found.append(_gradient(job, feed, model, work, parameters, optimizer, team))):
-            break
-        optimizer.zero_grad(set_to_none=True)
-        where = f"{job.name}: step {work.step}: out of memory with {work.size} pairs in the towers at a time"
-        if work.size == 1:
-            raise OutOfMemory(f"{where}: lower train.batch_size; the last checkpoint is kept")
-        if team is not None:
-            raise OutOfMemory(where)
-        room.pairs = (work.size + 1) // 2
-        report(f"{where}, {room.pairs} from here on: train.micro_batch")
-    optimizer.step()
-    return _recorded(work, *found[0])
-
-
-def take_step(
-    job: Job,
-    feed: Any,
-    model: nn.Module,
-    work: Work,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    team: Team | None,
-) -> Step:
-    """One optimizer step; what it computed, still on the device."""
-    terms, norm = _gradient(job, feed, model, work, parameters, optimizer, team)
-    optimizer.step()
-    return _recorded(work, terms, norm)
-
-
-def _gradient(
-    job: Job,
-    feed: Any,
-    model: nn.Module,
-    work: Work,
-    parameters: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    team: Team | None,
-) -> tuple[Terms, Tensor]:
-    """A step's terms and the length of their gradient, which is left in the parameters, clipped."""
-    device = next(iter(parameters.values())).device
-    optimizer.zero_grad(set_to_none=True)
-    if team is None and len(work.parts) == 1:
-        with _drawn(job, work.step, device):
-            batch = feed.assemble(work.index, feed.encode(model, work.parts[0]))
-        terms = job.defence.terms(batch)
-        sum(weight * value for weight, value in terms.values()).backward()
-    else:
-        rank = () if team is None else (f"process {team.rank}",)
-        drawn = lambda number: _drawn(job, work.step, device, *rank, f"part {number}")  # noqa: E731
-        terms = two_pass(feed, model, work.index, work.count, work.parts, drawn, job.defence.terms, team)
-    limit = math.inf if job.params.max_grad_norm is None else job.params.max_grad_norm
-    return terms, nn.utils.clip_grad_norm_(list(parameters.values()), limit)
-
-
-def _recorded(work: Work, terms: Terms, norm: Tensor) -> Step:
-    values = torch.stack([value.detach().double() for _, value in terms.values()])
-    return Step(work.step, work.epoch, tuple(terms), [float(weight) for weight, _ in terms.values()], values, norm)
 
 
 def _batches(job: Job) -> Iterator[tuple[int, int, Tensor]]:

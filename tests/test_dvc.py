@@ -1,44 +1,50 @@
-"""dvc.yaml and studies/dvc.yaml: deps are the import closure, and DVC runs exactly what a change concerns."""
+"""dvc.yaml and studies/dvc.yaml: a stage depends on its own code, and DVC runs exactly what a change concerns."""
 
 import contextlib
+import hashlib
 import importlib
 import re
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from pipeline.code import DEFENCE_MAY_IMPORT, LOADER, OWN, PACKAGES, Code, programs, renewed
+from pipeline.errors import NearsafeError
 from pipeline.results.findings import STUDIES
+from stages.code import main as write_lists
 from tests.dvc_folder import initialise
-from tests.import_closure import (
-    DEFENCE_MAY_IMPORT,
-    GRAPHS,
-    PACKAGES,
-    ROOT,
-    closure,
-    expected,
-    imported,
-    listed,
-    stage_module,
-)
 
+ROOT = Path(__file__).parents[1]
+# The pipeline, and the studies, which plain `dvc repro` does not run.
+GRAPHS = ("dvc.yaml", "studies/dvc.yaml")
 PARAMS = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 GRAPH = {graph: YAML(typ="safe").load((ROOT / graph).read_text())["stages"] for graph in GRAPHS}
 STAGES = GRAPH["dvc.yaml"]
+CODE = Code(ROOT)
 ALL = [pytest.param(graph, name, id=f"{graph}:{name}") for graph, stages in GRAPH.items() for name in stages]
 
 
+def module(stage: dict[str, Any]) -> str:
+    """X of a stage's `python -m stages.X`."""
+    return re.search(r"python -m stages\.(\w+)", stage.get("do", stage)["cmd"])[1]
+
+
 @pytest.mark.parametrize(("graph", "name"), ALL)
-def test_deps_are_the_import_closure(graph: str, name: str) -> None:
+def test_a_stage_depends_on_its_own_code_and_its_own_method(graph: str, name: str) -> None:
+    """Methods are loaded by name: the list of a program that loads one leaves it to the stage."""
     stage = GRAPH[graph][name]
-    want, have = expected(stage), listed(stage)
-    missing, extra = sorted(set(want) - set(have)), sorted(set(have) - set(want))
-    assert not missing and not extra, (
-        f"{graph}, stage {name}: missing {missing}, not imported {extra}; "
-        "`python -m tests.import_closure --write` mends it"
-    )
+    if name == OWN:
+        assert stage["deps"] == list(PACKAGES)
+        return
+    loads = LOADER in CODE.closure(ROOT / f"stages/{module(stage)}.py")
+    one = re.search(r"--defence (\w+) ", stage.get("do", stage)["cmd"])
+    method = one[1] if one else "${item.defence}" if "matrix" in stage else "${item.method}"
+    wanted = [f"data/code/{module(stage)}.txt", *([f"pipeline/defences/{method}.py"] if loads else [])]
+    assert [dep for dep in stage.get("do", stage)["deps"] if dep.endswith((".py", ".txt"))] == wanted
 
 
 @pytest.mark.parametrize(("graph", "name"), ALL)
@@ -48,12 +54,12 @@ def test_stage_is_described_and_other_deps_exist(graph: str, name: str) -> None:
     for dep in map(str, stage["deps"]):
         if not dep.startswith("data/") and "${" not in dep:
             assert (ROOT / dep).exists(), dep
-    assert stage_module(stage).is_file()
+    assert (ROOT / f"stages/{module(stage)}.py").is_file()
     if graph == "dvc.yaml":
         assert f"stages.{name} " in stage["cmd"], "a stage is named as its module"
     else:
         assert stage["wdir"] == "..", "paths are those of the repository"
-        assert re.fullmatch(rf"({'|'.join(STUDIES)})_{stage_module(stage).stem}(_original)?", name), "study and module"
+        assert re.fullmatch(rf"({'|'.join(STUDIES)})_{module(stage)}(_original)?", name), "study and module"
 
 
 def test_a_swept_defence_is_named_as_its_module() -> None:
@@ -73,7 +79,7 @@ def test_a_defence_imports_only_the_protocol() -> None:
     shared = {"protocol.py", "losses.py", "registry.py", "__init__.py"}
     for file in (ROOT / "pipeline/defences").glob("*.py"):
         if file.name not in shared:
-            own = {path.relative_to(ROOT).as_posix() for path in imported(file)}
+            own = {path.relative_to(ROOT).as_posix() for path in CODE.imported(file)}
             assert own <= DEFENCE_MAY_IMPORT, f"{file}: imports {own - DEFENCE_MAY_IMPORT}, no stage would depend on it"
 
 
@@ -99,8 +105,38 @@ def test_closure_sees_imports_inside_functions_and_relative_ones(tmp_path: Path)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    found = closure(tmp_path / "stages/s.py", tmp_path)
-    assert found == {"stages/s.py", "pipeline/a.py", "pipeline/b.py", "pipeline/deep/c.py"}
+    wanted = {"stages/s.py", "pipeline/a.py", "pipeline/b.py", "pipeline/deep/c.py"}
+    assert Code(tmp_path).closure(tmp_path / "stages/s.py") == wanted
+    found = programs(tmp_path)
+    assert set(found) == {"s.txt"} and {line[66:] for line in found["s.txt"].splitlines()} == wanted
+    empty = hashlib.sha256(b"").hexdigest()
+    (tmp_path / "pipeline/b.py").write_text("")
+    assert f"{empty}  pipeline/b.py\n" in programs(tmp_path)["s.txt"] != found["s.txt"]
+
+
+def test_lists_that_would_change_are_known_without_writing_them(tmp_path: Path) -> None:
+    for name in ("stages/one.py", "stages/two.py", "pipeline/a.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("from pipeline import a\n" if name == "stages/one.py" else "")
+    out = tmp_path / "out"
+    assert renewed(tmp_path, out) == {"one.txt", "two.txt"}
+    out.mkdir()
+    for name, text in programs(tmp_path).items():
+        (out / name).write_text(text)
+    assert renewed(tmp_path, out) == set()
+    (tmp_path / "pipeline/a.py").write_text("x = 1\n")
+    assert renewed(tmp_path, out) == {"one.txt"}
+    (tmp_path / "stages/two.py").unlink()
+    assert renewed(tmp_path, out) == {"one.txt", "two.txt"}
+
+
+def test_code_that_is_no_python_is_one_line(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/s.py").write_text("x = 1\ny = = 2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NearsafeError, match=r"stages/s\.py:2: invalid syntax"):
+        write_lists(Path("out"))
+    assert not Path("out").exists()
 
 
 FAKE = """
@@ -128,8 +164,7 @@ ATTACKED = ("original", "des")  # one of each ablation
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real graphs in a directory of their own; every command writes a new random output in a moment.
 
-    Of the modules a stage lists its own alone: DVC writes the whole lock anew after every stage, at length, and that
-    the lists are right is asked above.
+    Every program is one line, those that train import `pipeline/shared.py`; their lists are made as they are.
     """
     root = tmp_path_factory.mktemp("graph")
     yaml = YAML()
@@ -142,6 +177,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (root / "params.yaml").open("w") as file:
         yaml.dump(params, file)
     (root / "fake.py").write_text(FAKE)
+    for package in PACKAGES:
+        (root / package).mkdir()
+    (root / "pipeline/shared.py").touch()
     (root / PARAMS["sources"]["root"]).mkdir(parents=True)
     models = {f"${{models.{name}}}": folder for name, folder in PARAMS["models"].items()}
     entries = [entry for section in ("defences", "ablations", "des_ablations") for entry in PARAMS[section].values()]
@@ -150,12 +188,15 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         whole = yaml.load((ROOT / graph).read_text())
         for entry in whole["stages"].values():
             stage = entry.get("do", entry)
+            (root / f"stages/{module(entry)}.py").write_text("import pipeline.shared\n" * (module(entry) == "train"))
+            lists = f"env PYTHONPATH={ROOT} {sys.executable} -P {ROOT / 'stages/code.py'}"  # not of this folder's code
+            stage["cmd"] = stage["cmd"].replace("python -m stages.code", lists)
             stage["cmd"] = stage["cmd"].replace("python -m stages.", f"{sys.executable} fake.py stages.")
             stage["deps"] = [d for d in stage["deps"] if "${" in d or not str(d).startswith("pipeline/")]
             for dep in map(str, stage["deps"]):
                 for path in {re.sub(r"\$\{item\.(method|defence)\}", method, dep) for method in methods}:
                     file = root / models.get(path, path)
-                    if not path.startswith(("data/", "${item.")):
+                    if not path.startswith(("data/", "${item.")) and path not in PACKAGES:
                         file.parent.mkdir(parents=True, exist_ok=True)
                         file.touch()
         (root / graph).parent.mkdir(exist_ok=True)
@@ -194,11 +235,15 @@ def of(defences: list[str], *stages: str) -> set[str]:
 def test_repro_runs_everything_then_nothing_then_what_a_change_concerns(repository: Path) -> None:
     defences = list(PARAMS["defences"])
     fanned, last = [name for name in STAGES if "foreach" in STAGES[name]], ("results", "report")
-    everything = (set(STAGES) - set(fanned)) | of(defences, *fanned)
+    everything = (set(STAGES) - {OWN, *fanned}) | of(defences, *fanned)  # that of the lists is the real one
     assert ran(repository) == everything
     assert ran(repository) == set()
     change(repository, "defences", "safer_clip", "probe", value=1)
     assert ran(repository) == {*of(["safer_clip"], *fanned), *last}
+    (repository / "pipeline/unused.py").touch()
+    assert ran(repository) == set(), "no stage imports it"
+    (repository / "pipeline/shared.py").write_text("x = 1")
+    assert ran(repository) == {*of(defences, *fanned), *last}, "those that train, and what comes after"
     change(repository, "generate", "probe", value=1)
     assert ran(repository) == {*of(defences, "generate", "score"), *last}
     change(repository, "defences", "mine", value={"method": "safer_clip"})
@@ -256,14 +301,16 @@ def test_every_attacked_defence_is_an_entry_of_the_study_that_trains_it() -> Non
 def test_command_lines_are_what_the_stages_take(graph: str, name: str) -> None:
     """Every option of `cmd` exists, every required one is given, and paths read are deps, the path written an out."""
     stage = GRAPH[graph][name].get("do", GRAPH[graph][name])
-    parser = importlib.import_module(f"stages.{stage_module(stage).stem}").parser()
+    parser = importlib.import_module(f"stages.{module(stage)}").parser()
     # DVC writes a mapping as options: `${study}` becomes `--seeds 0 1 2`.
     command = re.sub(r"\$\{(study|frontier\.run)\}", "--seeds 0 1", stage["cmd"])
     given = vars(parser.parse_args(shlex.split(command)[3:]))
     unread = ("params", "out", "page", "cache")  # the cache is no input: what it has is known by hashes
     values = [v for key, value in given.items() if key not in unread for v in _each(value)]
     paths = {path.as_posix() for path in values if isinstance(path, Path)}
-    read_by_name = (".py", "/sql", "/templates", "/zeroshot", "${sources.root}")  # code, and what parameters name
+    if name == OWN:
+        return
+    read_by_name = (".py", ".txt", "/sql", "/templates", "/zeroshot", "${sources.root}")  # code, what parameters name
     inputs = {str(dep) for dep in stage["deps"] if not str(dep).endswith(read_by_name)}
     known = {path for path in inputs if any(path == given_ or path.startswith(f"{given_}/") for given_ in paths)}
     assert known == inputs, f"{inputs - known} is a dep that the command does not name"

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.errors import NearsafeError
 from pipeline.models.clip import encode_texts, load_clip
 from pipeline.models.diffusion import load_diffusion
+from pipeline.models.llava import describe, load_llava, with_vision_tower
 from pipeline.params import load
 from pipeline.prompt_files import PromptFile, read_prompt_file
 from pipeline.rehearsal.data import Sizes, make_safer_clip
@@ -20,12 +22,15 @@ SMALL = Sizes(visu=(4, 1, 2), nsfwcaps=2, classes=1, images=1, pool=1, reply=1, 
 
 
 def test_models_load_as_the_real_ones_do(tmp_path: Path) -> None:
-    make_models(tmp_path / "clip", tmp_path / "sd", None)
+    make_models(tmp_path / "clip", tmp_path / "sd", tmp_path / "llava")
     clip = load_clip(tmp_path / "clip")
     ids = clip.tokenizer("a knife")["input_ids"]
     assert (ids[0], ids[-1]) == (49406, 49407)
     assert not encode_texts(clip, ["a knife", "a mug"]).diff(dim=0).eq(0).all()
     assert load_diffusion(tmp_path / "sd").image_size == (64, 64)
+    llava = with_vision_tower(load_llava(tmp_path / "llava"), clip)
+    picture = np.zeros((240, 240, 3), dtype=np.uint8)
+    assert len(describe(llava, [picture], "Describe this image.", [0], temperature=0.0, max_new_tokens=2)) == 1
     before = (tmp_path / "clip/model.safetensors").stat().st_mtime_ns
     make_models(tmp_path / "clip", tmp_path / "sd", None)
     assert (tmp_path / "clip/model.safetensors").stat().st_mtime_ns == before  # kept

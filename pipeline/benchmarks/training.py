@@ -32,7 +32,8 @@ from pipeline.parallel import ahead
 from pipeline.params import DEFAULT_FILE, lookup
 from pipeline.precision import pick_attention, pick_compile, pick_device, pick_precision
 from pipeline.seeds import generator, rng
-from pipeline.training import Job, TrainParams, load_step, make_optimizer, take_step
+from pipeline.steps import Learner
+from pipeline.training import Job, TrainParams, make_optimizer
 from pipeline.training_set import TrainingSet
 
 LAMBDAS = (0.1, 0.1, 0.1, 0.2, 0.25, 0.25, 0.25, 0.5)  # safe_clip.md section 1, in the order of `Weights`
@@ -201,15 +202,15 @@ def built_in(task: Task, dtype: torch.dtype, attention: str) -> tuple[Callable[[
     feed = data.feed(job.defence, clip)
     tuned = attach(model, LORA, generator(0, "bench", "lora"), ("text", "vision")).train()
     parameters = trainable(tuned)
-    optimizer = make_optimizer(job, parameters, task.device)
+    learner = Learner(job, feed, tuned, parameters, make_optimizer(job, parameters, task.device), None)
     batches = itertools.cycle(torch.arange(_POOL * task.size).split(task.size))
-    works = ahead(load_step(job, feed, None, step, 1, rows) for step, rows in enumerate(batches, 1))
+    works = ahead(learner.load(step, 1, rows) for step, rows in enumerate(batches, 1))
     with FlopCounterMode(display=False) as counted:
-        take_step(job, feed, tuned, next(works), parameters, optimizer, None)
+        learner.step(next(works))
     if pick_compile("auto", task.device, _MANY)[0]:
         model.text_model.compile()
         model.vision_model.compile()
-    return lambda: take_step(job, feed, tuned, next(works), parameters, optimizer, None), counted.get_total_flops()
+    return lambda: learner.step(next(works)), counted.get_total_flops()
 
 
 def training_set(task: Task, clip: Clip) -> TrainingSet:

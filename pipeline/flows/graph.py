@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from dvc.repo import Repo, lock_repo
 from dvc.repo.index import Index
 from dvc.utils.serialize import load_path
 
+from pipeline.code import OWN, renewed
 from pipeline.errors import NearsafeError
 
 MAIN = "dvc.yaml"
@@ -42,7 +43,8 @@ def make_plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> P
     """Ask DVC's graph and status. `targets`: stages, groups ("train": every train@*) or files ("studies/dvc.yaml").
 
     No target is every stage of the root's dvc.yaml. With `force` everything of the plan runs. A stage is stale if DVC
-    says so or if something it needs is. Raises NearsafeError for an unknown target, and where DVC cannot answer.
+    says so or if something it needs is; of the stage that lists the code, the lists it needs have to change. Raises
+    NearsafeError for an unknown target, and where DVC cannot answer.
     """
     if not (root / MAIN).is_file():
         raise NearsafeError(f"{root}: no {MAIN} here; run this in the root of the repository")
@@ -54,11 +56,13 @@ def make_plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> P
             needed = wanted.union(*(nx.descendants(graph, stage) for stage in wanted)) & names.keys()
             order = [stage for stage in nx.topological_sort(graph.reverse(copy=False)) if stage in needed]
             changed = set() if force else _changed(repo, order)
+            fresh = _fresh(root, names, changed)
     except DvcException as error:
         raise NearsafeError(f"DVC cannot say what is out of date: {_reasons(error)}") from error
     steps: dict[str, Step] = {}
     for stage in order:
         needs = (names[found] for found in graph.successors(stage) if found in names)
+        needs = (name for name in needs if force or name != OWN or fresh & {dep.fs_path for dep in stage.deps})
         upstream = tuple(sorted(name for name in needs if name in steps))
         if force or upstream or names[stage] in changed:
             gpu = bool((stage.meta or {}).get("gpu"))
@@ -82,6 +86,12 @@ def _changed(repo: Repo, stages: Iterable[Any]) -> set[str]:
     """Names of the stages that are not as `dvc.lock` says. `Repo.status` would load the graph once per target."""
     with lock_repo(repo), _each_file_of_parameters_once():
         return {_name(stage) for stage in stages if stage.status(check_updates=True)}
+
+
+def _fresh(root: Path, names: Mapping[Any, str], changed: Set[str]) -> set[str]:
+    """Paths that the stage of the lists of code will write anew, known without running it: most changes touch few."""
+    outs = [out.fs_path for stage, name in names.items() if name == OWN and OWN in changed for out in stage.outs]
+    return {os.path.join(out, name) for out in outs for name in renewed(root, Path(out))}
 
 
 @contextmanager

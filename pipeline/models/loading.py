@@ -1,7 +1,9 @@
 """What every loader of a model folder shares: one line for whatever goes wrong, and weights that are whole."""
 
+import re
 import types
 import typing
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
@@ -18,6 +20,7 @@ from pipeline.models.folders import count_floats
 from pipeline.models.quiet import quiet
 
 _TWICE = 2  # embeddings that a file holds once and a model twice
+_NUMBER = re.compile(r"\.\d+\.")
 _LONGEST = 300  # characters of a library's message
 
 
@@ -53,7 +56,7 @@ def load_whole(
     held = count_floats(folder)
     with loading(folder, what):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
-        with init_empty_weights():
+        with torch.random.fork_rng(), init_empty_weights():  # it draws numbers for no weight
             asked = sum(weight.numel() for weight in cls(config).parameters())
         if asked > _TWICE * held:
             raise NearsafeError(f"{folder}: config.json is of a model of {asked} numbers, the weights hold {held}")
@@ -71,6 +74,7 @@ def check_whole(folder: Path, what: str, model: nn.Module, report: Mapping[str, 
     """Every weight there, of its shape, and finite. `report`: what `from_pretrained` says of its loading.
 
     Libraries fill with random numbers what is missing, without a word. Raises NearsafeError naming the first tensor.
+    What config.json has fewer of than the weights, say layers, libraries leave out without a word: a warning names it.
     """
     whole = f"{folder}: the weights are not those of a whole {what}"
     if odd := sorted(report["mismatched_keys"], key=str):
@@ -78,7 +82,17 @@ def check_whole(folder: Path, what: str, model: nn.Module, report: Mapping[str, 
         raise NearsafeError(f"{whole}: {name} is {tuple(found)}, config.json says {tuple(expected)}")
     if absent := sorted(report["missing_keys"]):
         raise NearsafeError(f"{whole}: {absent[0]} is missing")
+    if dropped := _dropped(model, report["unexpected_keys"]):
+        text = f"{folder}: config.json has no place for {dropped[0]} and {len(dropped) - 1} more of the tensors"
+        warnings.warn(f"{text}: they are left out", UserWarning, stacklevel=3)
     check_finite(folder, model.named_parameters())
+
+
+def _dropped(model: nn.Module, unexpected: Iterable[str]) -> list[str]:
+    """Names that differ from those of the model in a number alone. Others are of another model in the same folder."""
+    plain = lambda name: _NUMBER.sub(".#.", name)  # noqa: E731
+    known = {plain(name) for name in model.state_dict()}
+    return sorted(name for name in unexpected if plain(name) in known)
 
 
 def check_types(file: Path, settings: Mapping[str, Any], cls: type) -> None:

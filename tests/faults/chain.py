@@ -53,7 +53,7 @@ def order(stages: dict[str, tuple[str, list[str], list[str]]], draw: random.Rand
         ready = [
             name
             for name, (_, deps, _) in left.items()
-            if not any(out == dep or out.startswith(f"{dep}/") for dep in deps for out in wanted)
+            if not any(f"{out}/".startswith(f"{dep}/") or dep.startswith(f"{out}/") for dep in deps for out in wanted)
         ]
         name = draw.choice(sorted(ready))
         yield name

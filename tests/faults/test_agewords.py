@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline import agewords
 from pipeline.agewords import filter_age_words, mentions_age, normalise
 from pipeline.attacks.run import _admit_each
+from pipeline.code import Code
 from pipeline.errors import NearsafeError
 from pipeline.models import llava, sampler
 from pipeline.nsfwcaps_diffusers import DiffusersRenderer
@@ -29,7 +30,6 @@ from pipeline.world.scenes import sample
 from tests.faults.captions import captions
 from tests.faults.evasions import LONG, evasions
 from tests.faults.record import record
-from tests.import_closure import closure
 from tests.worldlet import prompt
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,7 +169,8 @@ def test_one_entrance_leads_from_texts_to_images() -> None:
 
 
 def test_every_stage_that_reaches_the_sampler_has_the_filter_with_it() -> None:
-    files = {path.stem: closure(path) for path in (ROOT / "stages").glob("[a-z]*.py")}
+    code = Code(ROOT)
+    files = {path.stem: code.closure(path) for path in (ROOT / "stages").glob("[a-z]*.py")}
     assert {name for name, found in files.items() if IMAGE_SAMPLER in found} == REACH_THE_SAMPLER
     writing = {name for name, found in files.items() if WRITE_TEXTS & found}
     for name in REACH_THE_SAMPLER | writing:

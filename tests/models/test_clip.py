@@ -155,3 +155,19 @@ def test_the_text_tower_loads_by_itself(folder, clip):
     with torch.no_grad():
         expected = clip.model.text_model(input_ids=ids).last_hidden_state
         torch.testing.assert_close(tower(input_ids=ids).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_layers_that_the_configuration_leaves_out_are_named(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    last = config["vision_config"]["num_hidden_layers"] - 1
+    config["vision_config"]["num_hidden_layers"] = last
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match=rf"config.json has no place for vision_model\.encoder\.layers\.{last}\."):
+        load_clip(copy)
+
+
+def test_loading_leaves_the_global_random_state_alone(folder):
+    before = torch.get_rng_state()
+    load_clip(folder)
+    assert torch.equal(torch.get_rng_state(), before)

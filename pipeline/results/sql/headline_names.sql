@@ -28,3 +28,6 @@ SELECT concat(metric, '_', prompt_set), benchmark, '%', metric, 'nudenet%', 'n_a
 UNION ALL
 SELECT concat('clip_score_', prompt_set), benchmark, '%', 'clip_score', '%', '%' FROM own
 WHERE metric = 'false_positive_rate'
+UNION ALL
+SELECT concat('frechet_distance_', prompt_set), benchmark, 'matching_images', 'frechet_distance', 'clip@%', '%' FROM own
+WHERE metric = 'false_positive_rate'
