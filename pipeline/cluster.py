@@ -5,6 +5,8 @@ Workers import this code, and read models and data, at the paths of this process
 
 import os
 import platform
+import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +66,7 @@ class Worker:
 @contextmanager
 def ray_pool(task: Task, compute: Compute, log: Log) -> Iterator[Pool]:
     """A pool on the cluster at `compute.address`, or on one that is started here and ends with the block."""
-    ray = _ray()
+    ray = _ray(own=compute.address is None)
     started = not ray.is_initialized()
     if started:
         _connect(ray, compute)
@@ -78,8 +80,12 @@ def ray_pool(task: Task, compute: Compute, log: Log) -> Iterator[Pool]:
             ray.shutdown()
 
 
-def _ray() -> ModuleType:
+def _ray(own: bool) -> ModuleType:
+    """Ray, for a cluster of our `own` or another's. Its settings are read once, when it is first imported."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage is reported
+    if own and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # Ray opens ports on every address: only this process and its children have the token that they ask for.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     try:
         import ray
     except ImportError as error:
@@ -88,11 +94,10 @@ def _ray() -> ModuleType:
 
 
 def _connect(ray: ModuleType, compute: Compute) -> None:
-    # A cluster of our own listens on this machine alone, and is left without its dashboard.
-    alone = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    own = alone if compute.address is None else {"address": compute.address}
+    """To the cluster at the address, or to one that is started here, without a dashboard."""
+    where = {"include_dashboard": False} if compute.address is None else {"address": compute.address}
     try:
-        ray.init(**own, log_to_driver=False, logging_level="ERROR")
+        ray.init(**where, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise NearsafeError(f"compute.address {compute.address}: no Ray cluster: {reason}") from error

@@ -43,13 +43,18 @@ if __name__ == "__main__":
     thread.join()
 """
 CLUSTER = """
-import psutil, ray
+import os, subprocess, sys
 from pipeline.cluster import _connect, _ray
 from pipeline.compute import Compute
-from tests.faults.listening import listening
-_connect(_ray(), Compute(engine="ray"))
-for address in listening([psutil.Process(), *psutil.Process().children(recursive=True)]):
-    print(address)
+ray = _ray(own=True)
+_connect(ray, Compute(engine="ray"))
+address = ray.get_runtime_context().gcs_address
+code = f"import ray; ray.init(address={address!r}, logging_level='ERROR'); print('let in')"
+plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+wrong = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+for name, env in (("without", plain), ("wrong", wrong), ("right", dict(os.environ))):
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    print(name, "let in" in done.stdout)
 ray.shutdown()
 """
 
@@ -134,12 +139,11 @@ def test_a_training_team_listens_on_loopback_alone() -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.xfail(strict=True, reason="Ray 2.60 opens ports on every address, whatever it is given: docs/scale.md")
-def test_a_ray_cluster_of_our_own_listens_on_loopback_alone() -> None:
+def test_a_ray_cluster_of_our_own_lets_nobody_in_without_its_token() -> None:
+    """Ray 2.60 opens its ports on every address."""
     pytest.importorskip("ray")
-    found = said(CLUSTER)
-    record("listeners of a Ray cluster", len(found), len(found))
-    assert found and addresses(found) <= {"127.0.0.1", "::1"}, found
+    assert said(CLUSTER) == {"without False", "wrong False", "right True"}
+    record("strangers at a Ray cluster", 2, 2)
 
 
 def said(program: str) -> set[str]:
