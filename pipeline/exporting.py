@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.defences.registry import Defence, read_defence
 from pipeline.errors import NearsafeError
 from pipeline.exporting_parts import PARTS, Part, write_adapter, write_text, write_vision
-from pipeline.files import writing
+from pipeline.files import give_usual_modes, writing
 from pipeline.layout import SPEC, Data, seed_folder
 from pipeline.model_card import Card, render_card, shown
 from pipeline.models.hashing import model_hash
@@ -80,6 +80,7 @@ def export_defence(
                 raise NearsafeError(f"{checkpoint}: it changed while it was copied: {digest} became {found}")
             card = _card(params, defence, data, seed, digest, spec, facts)
             (partial / CARD).write_text(render_card(card), encoding="utf-8")
+            give_usual_modes(partial)
             _publish(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

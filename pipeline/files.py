@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,16 @@ def replacing(path: Path, shared: bool = False) -> Iterator[Path]:
         except BaseException:
             discard(temporary)
             raise
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Weights below `folder` get the permissions of other new files: safetensors writes them for their owner alone."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(mode)
 
 
 def discard(path: Path) -> None:

@@ -29,7 +29,7 @@ from pipeline.checkpoint import Log
 from pipeline.defences import losses, protocol, token_losses
 from pipeline.defences.registry import Defence
 from pipeline.errors import NearsafeError
-from pipeline.files import writing
+from pipeline.files import give_usual_modes, writing
 from pipeline.image_cache import ImageCache
 from pipeline.layout import MANIFEST, seed_folder, shard_file
 from pipeline.memory import OutOfMemory
@@ -217,6 +217,7 @@ def _export(found: Trained, base: Path, folder: Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in found.fixed.items()}
         with writing(folder / FIXED):
             save_file(tensors, folder / FIXED)
+            give_usual_modes(folder)
 
 
 def _spec(defence: Defence, knobs: TrainParams, run: Seeds, inputs: Inputs) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,9 +15,12 @@ from pipeline import bench, bench_growth, bench_page, errors
 from pipeline.bench import Comparison, benchmarks, comparisons_of, describe, measure
 from pipeline.bench_growth import Growth, measure_growth
 from pipeline.bench_page import write
+from pipeline.bench_stages import stage_rows
 from pipeline.benchmarks import mining, results, training
 from pipeline.errors import NearsafeError
+from pipeline.runs import RunRecord
 
+STAGES = "<!-- table: stages -->\n<!-- end -->\n"
 FACTS = {"machine": "a machine", "date": "2026-01-01", "command": "python -m pipeline.bench"}
 CLIP = Path("pipeline/world/weights/clip")
 
@@ -55,7 +59,7 @@ def test_figures_are_kept_per_machine_and_fill_the_page(tmp_path):
     other = {**ratio, "machine": "another machine", "unit": "pairs", "built_in_rate": 12.0, "share_of_matmul": 0.5}
     grown = [{"benchmark": "x", **row, **FACTS} for row in measure_growth(Growth("work", "rows", 4, _square), 2)]
     page, kept = tmp_path / "page.md", tmp_path / "kept"
-    page.write_text("By hand.\n<!-- table: ratios -->\n<!-- end -->\n<!-- table: growth -->\n<!-- end -->\n")
+    page.write_text("By hand.\n<!-- table: ratios -->\n<!-- end -->\n<!-- table: growth -->\n<!-- end -->\n" + STAGES)
     write(tmp_path / "first", [ratio, other], grown)
     bench_page.main([tmp_path / "first"], page, kept)
     write(tmp_path / "second", [{**ratio, "speed_up": 9.0, "date": "2026-02-02"}], [])
@@ -72,6 +76,32 @@ def test_figures_are_kept_per_machine_and_fill_the_page(tmp_path):
     (kept / "growth.parquet").write_bytes(b"no table")
     with pytest.raises(NearsafeError, match=r"growth\.parquet: no table"):
         bench_page.main([], page, kept)
+
+
+def test_time_and_memory_of_stages_are_those_of_the_newest_run_that_ran_them(tmp_path):
+    runs = []
+    for state, stages in (
+        ("completed", {"train@a": (10.0, 100.0), "train@b": (30.0, 300.0), "score@a": (5.0, 50.0)}),
+        ("completed", {"train@a": (20.0, 200.0)}),
+        ("failed", {"train@a": (99.0, 999.0)}),
+    ):
+        run = RunRecord.start(tmp_path, "repro")
+        for name, (seconds, peak) in stages.items():
+            run.stage(name, "ran", seconds=seconds, peak_mb=peak)
+        run.stage("world", "up_to_date")
+        run.finish(state)
+        runs.append(run.path)
+    rows = {row["title"]: row for row in stage_rows(tmp_path, "a machine")}
+    assert set(rows) == {"train", "score"}
+    assert (rows["train"]["n"], rows["train"]["seconds"], rows["train"]["peak_mib"]) == (1, 20.0, 200.0)
+    assert (rows["score"]["total_seconds"], rows["score"]["device"]) == (5.0, "cpu")
+    shutil.rmtree(runs[1])
+    rows = {row["title"]: row for row in stage_rows(tmp_path, "a machine")}
+    assert (rows["train"]["n"], rows["train"]["seconds"], rows["train"]["total_seconds"]) == (2, 20.0, 40.0)
+    page = tmp_path / "page.md"
+    page.write_text(STAGES + "<!-- table: ratios -->\n<!-- end -->\n<!-- table: growth -->\n<!-- end -->\n")
+    bench_page.main([], page, tmp_path / "kept", tmp_path)
+    assert "| `train` | cpu | 2 | 20.0 s | 40.0 s | 300 MiB |" in page.read_text()
 
 
 def test_the_page_of_figures_shows_what_is_kept():

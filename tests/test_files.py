@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pipeline.errors import NearsafeError, disk_error
-from pipeline.files import replacing, writing
+from pipeline.files import give_usual_modes, replacing, writing
 
 MANY = np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8)
 WRITERS = {
@@ -76,3 +76,12 @@ def test_other_errors_pass_and_reading_is_not_mistaken_for_writing():
     assert disk_error(PermissionError(13, "Permission denied", "secret"), "out", wrote=False) is None
     told = disk_error(OSError(28, "No space left on device", "out/a"), "out", wrote=False)
     assert str(told).startswith("out/a: ")
+
+
+def test_weights_can_be_read_by_whom_other_new_files_can_be(tmp_path):
+    (tmp_path / "plain.json").write_text("{}")
+    (tmp_path / "part").mkdir()
+    save_file({"a": torch.zeros(2)}, tmp_path / "part/model.safetensors")
+    give_usual_modes(tmp_path)
+    modes = {file.stat().st_mode for file in (tmp_path / "plain.json", tmp_path / "part/model.safetensors")}
+    assert len(modes) == 1 and not list(tmp_path.glob(".mode"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import CLIPModel
 
 from pipeline.errors import NearsafeError
-from pipeline.files import discard, writing
+from pipeline.files import discard, give_usual_modes, writing
 from pipeline.models.quiet import quiet
 
 # Tokenizer and image processor do not change with training: they are copied from the base folder, byte by byte.
@@ -59,6 +59,7 @@ def _publishing(out: Path) -> Iterator[Path]:
         partial.mkdir(parents=True)
         try:
             yield partial
+            give_usual_modes(partial)
             shutil.rmtree(out, ignore_errors=True)
             os.replace(partial, out)
         except BaseException:
