@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipeline.memory import OutOfMemory, is_full
+from pipeline.memory import OutOfMemory, fits
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -20,33 +20,35 @@ class Failed:
 
 
 def attempt(
-    items: Sequence[_Item], work: Callable[[Sequence[_Item]], Sequence[_Result]], errors: tuple[type[Exception], ...]
-) -> Iterator[tuple[_Item, _Result | Failed]]:
-    """Every item, in order, with its result of `work` over all of them, or with what `work` raises for it alone.
+    items: Sequence[_Item], size: int, work: Callable[[Sequence[_Item]], Sequence[_Result]],
+    errors: tuple[type[Exception], ...],
+) -> Iterator[tuple[_Item, _Result | Failed]]:  # fmt: skip
+    """Every item, in order, with its result of `work` over `size` of them, or with what it raises for this one alone.
 
-    Where one of `errors` comes out of several items, they are tried one by one. Memory that is full is no item's fault:
-    half of them are tried at a time, with a warning. Raises OutOfMemory where a single one is too much; any other
-    exception is passed on.
+    Where one of `errors` comes out of several items, these are tried one by one. Memory that is full is no item's
+    fault: half as many are tried from there on, with a warning. Raises OutOfMemory where a single one is too much; any
+    other exception is passed on.
     """
-    results = None
-    try:
-        results = work(items)
-    except (*errors, MemoryError, RuntimeError) as error:
-        full = is_full(error)
-        if not full and not isinstance(error, errors):
-            raise
-        failed = Failed(f"{type(error).__name__}: {str(error).strip()[:_LONGEST]}")
-    if results is not None:
-        yield from zip(items, results, strict=True)
-        return
-    # Outside of the exception, which holds the tensors of the call.
-    if len(items) == 1 and full:
-        raise OutOfMemory("out of memory with one item at a time: free memory, or use a device with more")
-    if len(items) == 1:
-        yield items[0], failed
-        return
-    size = (len(items) + 1) // 2 if full else 1
-    if full:
-        warnings.warn(f"out of memory with {len(items)} items at a time, {size} now; set batch_size", stacklevel=2)
-    for start in range(0, len(items), size):
-        yield from attempt(items[start : start + size], work, errors)
+    start = 0
+    while start < len(items):
+        batch = items[start : start + size]
+        results: list[_Result] = []
+        failed, fitted = None, True
+        try:
+            fitted = fits(lambda batch=batch, results=results: results.extend(work(batch)))
+        except errors as error:
+            failed = Failed(f"{type(error).__name__}: {str(error).strip()[:_LONGEST]}")
+        if not fitted:
+            if len(batch) == 1:
+                raise OutOfMemory("out of memory with one item at a time: free memory, or use a device with more")
+            size = (len(batch) + 1) // 2
+            text = f"out of memory with {len(batch)} items at a time, {size} from here on; set batch_size"
+            warnings.warn(text, stacklevel=2)
+            continue
+        if failed is None:
+            yield from zip(batch, results, strict=True)
+        elif len(batch) == 1:
+            yield batch[0], failed
+        else:
+            yield from attempt(batch, 1, work, errors)
+        start += len(batch)

@@ -36,14 +36,14 @@ _GROWTH = pa.schema([
     ("machine", pa.string()), ("date", pa.string()), ("command", pa.string()),
 ])  # fmt: skip
 _STAGES = pa.schema([
-    ("title", pa.string()), ("device", pa.string()), ("n", pa.int64()), ("seconds", pa.float64()),
+    ("title", pa.string()), ("n", pa.int64()), ("seconds", pa.float64()),
     ("total_seconds", pa.float64()), ("peak_mib", pa.float64()),
     ("machine", pa.string()), ("date", pa.string()), ("command", pa.string()),
 ])  # fmt: skip
 COLUMNS = {"ratios": _RATIOS, "growth": _GROWTH, "stages": _STAGES}
 _KEY = {
     "ratios": ("machine", "device", "benchmark", "title"), "growth": ("machine", "device", "benchmark", "title", "n"),
-    "stages": ("machine", "device", "title"),
+    "stages": ("machine", "title"),
 }  # fmt: skip
 Rows = Sequence[Mapping[str, Any]]
 
@@ -95,7 +95,7 @@ def blocks(tables: Mapping[str, Rows]) -> dict[str, str]:
         "growth": _parts(tables["growth"], (
             "work", "device", "N", "time, median", "rate", "grows from half of it", "memory"), _grown),
         "stages": _parts(sorted(tables["stages"], key=lambda row: -row["total_seconds"]), (
-            "stage", "device", "runs", "time, median", "time, all", "peak memory, most"), _stage),
+            "stage", "runs", "time, median", "time, all", "peak memory, most"), _stage),
     }  # fmt: skip
 
 
@@ -129,7 +129,7 @@ def _grown(row: Mapping[str, Any]) -> list[str]:
 
 def _stage(row: Mapping[str, Any]) -> list[str]:
     times = _time(row["seconds"]), _time(row["total_seconds"])
-    return [f"`{row['title']}`", row["device"], f"{row['n']}", *times, f"{row['peak_mib']:.0f} MiB"]
+    return [f"`{row['title']}`", f"{row['n']}", *times, f"{row['peak_mib']:.0f} MiB"]
 
 
 def _time(seconds: float) -> str:

@@ -24,7 +24,7 @@ def stage_rows(data: Path, machine: str) -> list[dict[str, Any]]:
             peaks = [row["peak_mb"] for row in own if row["peak_mb"] is not None]
             if seconds and peaks:
                 found.setdefault(program, {
-                    "title": program, "device": own[0]["device"] or "cpu", "n": len(own),
+                    "title": program, "n": len(own),
                     "seconds": statistics.median(seconds), "total_seconds": sum(seconds), "peak_mib": max(peaks),
                     "machine": machine, "date": run["started"][:10],
                     "command": f"nearsafe {'flow run' if run['kind'] == 'flow' else 'repro'}",

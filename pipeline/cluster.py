@@ -81,7 +81,9 @@ def ray_pool(task: Task, compute: Compute, log: Log) -> Iterator[Pool]:
 
 
 def _ray(own: bool) -> ModuleType:
-    """Ray, for a cluster of our `own` or another's. Its settings are read once, when it is first imported."""
+    """Ray, for a cluster of our `own` or another's. Its settings are read once, when it is first imported; the user's
+    own `RAY_AUTH_MODE` stays.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no usage is reported
     if own and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # Ray opens ports on every address: only this process and its children have the token that they ask for.
@@ -95,7 +97,8 @@ def _ray(own: bool) -> ModuleType:
 
 def _connect(ray: ModuleType, compute: Compute) -> None:
     """To the cluster at the address, or to one that is started here, without a dashboard."""
-    where = {"include_dashboard": False} if compute.address is None else {"address": compute.address}
+    own = {"address": "local", "include_dashboard": False}  # never one that happens to run here
+    where = own if compute.address is None else {"address": compute.address}
     try:
         ray.init(**where, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:

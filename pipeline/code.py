@@ -26,10 +26,7 @@ SOURCES = "pipeline/sources/registry.py"
 
 
 def programs(root: Path) -> dict[str, str]:
-    """File name -> text, one for each program of the repository at `root`: lines as sha256sum writes and checks them.
-
-    Raises SyntaxError for a file that is no Python.
-    """
+    """File name -> text, one for each program of the repository at `root`: lines as sha256sum has them."""
     code = Code(root)
     stages = sorted(file for file in (root / "stages").glob("*.py") if file.stem not in ("__init__", OWN))
     return {f"{file.stem}.txt": code.listing(file) for file in stages}
@@ -69,9 +66,16 @@ class Code:
         return "".join(f"{self.digest(name)}  {name}\n" for name in sorted(self.closure(path)))
 
     def _imported(self, path: Path) -> frozenset[Path]:
-        """First-party files that a file imports, anywhere in it, inside functions too."""
+        """First-party files that a file imports, anywhere in it, inside functions too; none where it is no Python."""
         names: set[str] = set()
-        for node in ast.walk(ast.parse(path.read_bytes(), str(path))):
+        try:
+            tree = ast.parse(path.read_bytes(), str(path))
+        except (
+            SyntaxError,
+            ValueError,
+        ):  # half edited: its hash is listed, a stage that imports it says the rest
+            return frozenset()
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):

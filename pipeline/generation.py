@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipeline import agewords
+from pipeline import agewords, attempts, memory
 from pipeline import prompts as prompts_module
 from pipeline import seeds as generation_seeds
 from pipeline.attempts import Failed, attempt
@@ -250,11 +250,9 @@ def generate_rows(sampling: Sampling, admitted: Admitted, sample: Sampler | None
     may quote the prompt. Images are encoded in threads while the next batch is sampled. Raises OutOfMemory.
     """
     prompts = admitted.table.to_pylist()
-    size = sampling.knobs.batch_size
-    batches = (prompts[start : start + size] for start in range(0, len(prompts), size))
     sampler = sample or sample_texts
     draw = lambda batch: [_to_uint8(image) for image in sampler(sampling, batch)]  # noqa: E731
-    made = (pair for batch in batches for pair in attempt(batch, draw, (RuntimeError, ValueError)))
+    made = attempt(prompts, sampling.knobs.batch_size, draw, (RuntimeError, ValueError))
     return list(stream(lambda pair: _row(sampling, *pair), made))
 
 
@@ -298,7 +296,7 @@ def _row(sampling: Sampling, prompt: Row, image: np.ndarray | Failed) -> Row:
 
 def _spec(knobs: GenerateParams, seeds: Seeds, defence: Defence, inputs: dict[str, str]) -> dict[str, Any]:
     """All that the images depend on. The code is part of it: finished shards of an older sampler are not continued."""
-    modules = (agewords, generation_seeds, prompts_module)
+    modules = (agewords, attempts, generation_seeds, memory, prompts_module)
     return {
         "stage": "generate",
         "defence": {"name": defence.name, "method": defence.method, "params": to_spec(defence.params)},

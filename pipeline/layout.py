@@ -29,6 +29,11 @@ class Data:
     root: Path = Path("data")
 
     @property
+    def code(self) -> Path:
+        """<stage>.txt: the Python files that each stage is made of."""
+        return self.root / "code"
+
+    @property
     def world(self) -> Path:
         """captions, images, pairs, classes, labels, prompts, filters."""
         return self.root / "world"

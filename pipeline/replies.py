@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline import agewords, ids, precision, shards
+from pipeline import agewords, attempts, ids, memory, precision, shards
 from pipeline import images as images_module
 from pipeline import seeds as reply_seeds
 from pipeline.agewords import LEXICON_VERSION, filter_age_words, mentions_age
@@ -208,14 +208,9 @@ def with_cells(world: Path, rows: list[Row]) -> list[Row]:
 
 def reply_rows(speaking: Speaking, images: list[Row]) -> list[Row]:
     """One row of table "replies" per image, in order; a failed reply is a row with the reason. Raises OutOfMemory."""
-    size = speaking.knobs.batch_size
-    batches = (images[start : start + size] for start in range(0, len(images), size))
     speak = lambda batch: _replies(speaking, batch)  # noqa: E731
-    return [
-        _row(speaking, image, reply)
-        for batch in batches
-        for image, reply in attempt(batch, speak, (RuntimeError, ValueError, TableError))
-    ]
+    errors = (RuntimeError, ValueError, TableError)
+    return [_row(speaking, *pair) for pair in attempt(images, speaking.knobs.batch_size, speak, errors)]
 
 
 def _replies(speaking: Speaking, images: Sequence[Row]) -> list[str]:
@@ -258,7 +253,7 @@ def _count(name: str, filter_name: str, filter_version: str, before: int, after:
 
 def _spec(knobs: ReplyParams, seeds: Seeds, defence: str, inputs: dict[str, str]) -> dict[str, Any]:
     """All that the replies depend on. The code is part of it: finished shards of older code are not continued."""
-    modules = (agewords, clip, ids, images_module, llava_module, precision, reply_seeds, shards)
+    modules = (agewords, attempts, clip, ids, images_module, llava_module, memory, precision, reply_seeds, shards)
     return {
         "stage": STAGE,
         "defence": defence,

@@ -32,13 +32,13 @@ class Matching:
         self, scores: Scores, benchmark: str, asked: list[str], images: Tensor, detector: str, data_hash: str,
         replicates: int, root: int,
     ) -> None:  # fmt: skip
-        """A row for the prompts that have a real image; none where they are under two. `images` (N, D): the generated
+        """A row for the prompts that have a real image; none where these are under two. `images` (N, D): the generated
         images' embeddings, in the order of the prompts `asked`.
         """
         rows = [row for row, item in enumerate(asked) if item in self.image]
-        if len(rows) < 2:
-            return
         real = self.values[sorted({self.image[asked[row]] for row in rows})]
+        if len(real) < 2:  # no covariance
+            return
         draw = rng(root, "score", benchmark, MATCHING)
         distance = Reference(MATCHING, real).estimate(images[rows], replicates, draw)
         scores.add(benchmark, MATCHING, "frechet_distance", distance, data_hash, detector=detector)

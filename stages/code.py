@@ -7,16 +7,13 @@ import argparse
 from pathlib import Path
 
 from pipeline.code import programs
-from pipeline.errors import NearsafeError, run
+from pipeline.errors import run
 from pipeline.files import replacing
 
 
 def main(out: Path) -> None:
     """Write <stage>.txt for every module of stages/, of the repository in this folder. Raises NearsafeError."""
-    try:
-        found = programs(Path.cwd())
-    except SyntaxError as error:
-        raise NearsafeError(f"{error.filename}:{error.lineno}: {error.msg}") from None
+    found = programs(Path.cwd())
     for name, text in found.items():
         with replacing(out / name) as file:
             file.write_text(text, encoding="utf-8")

@@ -13,7 +13,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.code import DEFENCE_MAY_IMPORT, LOADER, OWN, PACKAGES, Code, programs, renewed
-from pipeline.errors import NearsafeError
 from pipeline.results.findings import STUDIES
 from stages.code import main as write_lists
 from tests.dvc_folder import initialise
@@ -130,13 +129,19 @@ def test_lists_that_would_change_are_known_without_writing_them(tmp_path: Path) 
     assert renewed(tmp_path, out) == {"one.txt", "two.txt"}
 
 
-def test_code_that_is_no_python_is_one_line(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / "stages").mkdir()
-    (tmp_path / "stages/s.py").write_text("x = 1\ny = = 2\n")
+def test_a_half_edited_file_concerns_those_alone_that_import_it(tmp_path: Path, monkeypatch) -> None:
+    for name, text in (("stages/one.py", "from pipeline import a\n"), ("stages/two.py", ""), ("pipeline/a.py", "")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(NearsafeError, match=r"stages/s\.py:2: invalid syntax"):
-        write_lists(Path("out"))
-    assert not Path("out").exists()
+    write_lists(Path("out"))
+    for broken in (b"y = = 2\n", b"\0", b"\xff"):
+        (tmp_path / "pipeline/a.py").write_bytes(broken)
+        assert renewed(tmp_path, Path("out")) == {"one.txt"}
+    (tmp_path / "stages/two.py").unlink()
+    write_lists(Path("out"))
+    assert [file.name for file in Path("out").iterdir()] == ["one.txt"]
+    assert f"{hashlib.sha256(broken).hexdigest()}  pipeline/a.py\n" in Path("out/one.txt").read_text()
 
 
 FAKE = """

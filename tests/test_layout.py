@@ -26,4 +26,4 @@ def test_dvc_outputs_are_the_layouts() -> None:
     fixed = [data.world, data.prompts, data.embeddings, data.targets, data.nsfwcaps, data.buckets, data.paraphrases]
     per_defence = [made("${key}") for made in (data.checkpoints, data.generations, data.replies, data.scores)]
     last = [results.metrics, results.table, results.picture, results.separation, results.plots, Report().root]
-    assert outs == {path.as_posix() for path in [*fixed, *per_defence, *last]}
+    assert outs == {path.as_posix() for path in [data.code, *fixed, *per_defence, *last]}

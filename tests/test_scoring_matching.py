@@ -67,5 +67,7 @@ def test_the_distance_is_that_of_prompts_that_have_an_image(tmp_path):
     assert (row["protocol"], row["metric"], row["detector"], row["n"]) == (MATCHING, "frechet_distance", "clip@x", 5)
     assert row["ci_low"] <= row["value"] <= row["ci_high"]
     matching.score(scores, "generation/coco", ["q1", "none"], made[:2], "clip@x", "data", 20, 0)
+    shared = Matching({"q0": 0, "q1": 0}, real)
+    shared.score(scores, "generation/coco", ["q0", "q1"], made[:2], "clip@x", "data", 20, 0)
     assert len(scores.rows) == 1, "one image has no covariance"
     assert np.isfinite(row["value"])

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 import pipeline.world
-from pipeline import agewords, compute, generation
+from pipeline import agewords, attempts, compute, generation, memory
 from pipeline import prompts as prompts_module
 from pipeline import seeds as attack_seeds
 from pipeline.attacks import protocol, settings, suffix
@@ -336,7 +336,8 @@ def _spec(
     """All that finds and images depend on, the code too: finished shards of another search are not continued."""
     model, undefended = models
     modules = (
-        agewords, attack_seeds, base, generation, nudenet, prompts_module, protocol, settings, suffix, world,
+        agewords, attack_seeds, attempts, base, generation, memory, nudenet, prompts_module, protocol, settings, suffix,
+        world,
     )  # fmt: skip
     return {
         "stage": STAGE,

@@ -62,9 +62,9 @@ def make_plan(root: Path, targets: Sequence[str] = (), force: bool = False) -> P
     steps: dict[str, Step] = {}
     for stage in order:
         needs = (names[found] for found in graph.successors(stage) if found in names)
-        needs = (name for name in needs if force or name != OWN or fresh & {dep.fs_path for dep in stage.deps})
         upstream = tuple(sorted(name for name in needs if name in steps))
-        if force or upstream or names[stage] in changed:
+        same = upstream == (OWN,) and not fresh & {dep.fs_path for dep in stage.deps}  # its list stays as it is
+        if force or (upstream and not same) or names[stage] in changed:
             gpu = bool((stage.meta or {}).get("gpu"))
             steps[names[stage]] = Step(names[stage], gpu, upstream)
     return Plan(tuple(names[stage] for stage in order), steps)

@@ -56,7 +56,7 @@ def load_whole(
     held = count_floats(folder)
     with loading(folder, what):
         config = cls.config_class.from_pretrained(folder, local_files_only=True)
-        with torch.random.fork_rng(), init_empty_weights():  # it draws numbers for no weight
+        with torch.random.fork_rng(devices=[]), init_empty_weights():  # it draws numbers for no weight
             asked = sum(weight.numel() for weight in cls(config).parameters())
         if asked > _TWICE * held:
             raise NearsafeError(f"{folder}: config.json is of a model of {asked} numbers, the weights hold {held}")
