@@ -70,11 +70,8 @@ class Code:
         names: set[str] = set()
         try:
             tree = ast.parse(path.read_bytes(), str(path))
-        except (
-            SyntaxError,
-            ValueError,
-        ):  # half edited: its hash is listed, a stage that imports it says the rest
-            return frozenset()
+        except (SyntaxError, ValueError):
+            return frozenset()  # half edited: its hash is listed, a stage that imports it says the rest
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
