@@ -104,7 +104,8 @@ def _write_parts(
     if "pipeline" in parts:
         folder = Path(lookup(params, "models.diffusion"))
         given = lookup(params, "generate").get("towers") or {}
-        towers = {slot: None if tower is None else Path(tower) for slot, tower in given.items()}
+        none = defence.kind == "none"  # as `GenerateParams.of` has it
+        towers = {slot: None if none or tower is None else Path(tower) for slot, tower in given.items()}
         _check_diffusion(data, defence.name, folder, towers)
         facts["slot"] = place_tower(folder, clip, out / PIPELINE, towers)
         index = json.loads((out / PIPELINE / "model_index.json").read_text(encoding="utf-8"))

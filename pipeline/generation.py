@@ -55,7 +55,8 @@ class GenerateParams:
     the sets to generate (null: all), of each the first `prompts_per_set` prompts (null: all), or as many as `limits`
     says of a set. `precision` is that of denoiser and VAE (auto: fp32 on a CPU, bf16 on a GPU, by the machine that
     starts the run). `towers` says what further slots of a diffusion model with several text encoders hold:
-    {text_encoder_2: a CLIP folder, or null for the diffusion folder's own}; the defended tower goes where it fits.
+    {text_encoder_2: a CLIP folder, or null for the diffusion folder's own}; the defended tower goes where it fits. The
+    undefended model keeps the diffusion folder's own in all of them.
     `scheduler` samples in place of the folder's own, with its noise schedule.
     """
 
@@ -83,6 +84,10 @@ class GenerateParams:
         """How many prompts of each set are generated; a set that is not in it is generated whole."""
         general = {} if self.prompts_per_set is None else dict.fromkeys(names, self.prompts_per_set)
         return general | self.limits
+
+    def of(self, defence: Defence) -> "GenerateParams":
+        """The parameters for a defence: `towers` are defended ones, so the undefended model goes without them."""
+        return replace(self, towers=dict.fromkeys(self.towers)) if defence.kind == "none" else self
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ def generate_defence(
 
     `prompts` is the output of the prompts stage, `where` the section of the parameter file. Raises NearsafeError.
     """
-    knobs, seeds = section(f"{params}:{where}", GenerateParams), read_seeds(params, only)
+    knobs, seeds = section(f"{params}:{where}", GenerateParams).of(defence), read_seeds(params, only)
     asked = select_sets(read_output(prompts, "prompts"), knobs.prompt_sets, prompts)
     check_known(asked, knobs.limits, prompts)
     admitted, filters = admit(asked, knobs.limit(asked["prompt_set"].to_pylist()))

@@ -106,7 +106,7 @@ def score_defence(
         seen = examine_all(looking, sources, prompts, defence, chosen.seeds, output, log)
         reference = read_reference(inputs.world, tasks, looking, log) if knobs.detectors.world else None
         classes = classifiers(base, tasks, knobs.batch_size)
-        real = real_images(inputs.world, {row["prompt_id"] for row in seen.all()})
+        real = real_images(inputs.world, {row["prompt_id"]: prompts[row["prompt_id"]]["text"] for row in seen.all()})
         matching = embed_matching(real, _encoder(base, inputs, knobs), inputs.world) if real else None
         generated = Generated(looking.eyes, classes, seen, prompts, reference, sources.data_hash, matching)
     if inputs.replies:

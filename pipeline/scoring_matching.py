@@ -2,13 +2,15 @@
 
 What the field asks by FID on COCO, with image embeddings of the undefended CLIP in place of Inception's features.
 Variants never compare (evaluation.md section 4.1): only values of equal N, prompts and real images do, as those of one
-run are. Table `origins` says which image a prompt came with.
+run are. Table `origins` says which image a prompt, or a caption of the same words, came with.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from torch import Tensor
 
 from pipeline.metrics.frechet import Reference
@@ -44,22 +46,32 @@ class Matching:
         scores.add(benchmark, MATCHING, "frechet_distance", distance, data_hash, detector=detector)
 
 
-def real_images(world: Path, prompts: Collection[str]) -> dict[str, str]:
-    """The real image that each prompt came with, the first of several; only prompts that have one."""
+def real_images(world: Path, prompts: Mapping[str, str]) -> dict[str, str]:
+    """The real image that each prompt (id to text) came with; only prompts that have one.
+
+    A prompt that a source made of an image has its source and origin; one of a file has a caption's very words, and of
+    several images with these the first.
+    """
     if not any(entry["table"] == "origins" for entry in read_manifest(world)["files"]):
         return {}
-    of: dict[tuple[str, str], list[str]] = {}
-    for _, table in iterate_output(world, "origins"):
-        for row in table.to_pylist():
-            of.setdefault((row["source"], row["origin"]), []).append(row["item_id"])
     there: set[str] = set()
     for part in parts(world, "images"):
         there.update(part.columns(["image_id"])["image_id"].to_pylist())
-    found: dict[str, str] = {}
-    for items in of.values():
-        real = next((item for item in items if item in there), None)
-        found |= {item: real for item in items if item in prompts and real is not None}
-    return found
+    key: dict[str, tuple[str, str]] = {}
+    real: dict[tuple[str, str], str] = {}
+    for _, table in iterate_output(world, "origins"):
+        for row in table.to_pylist():
+            key[row["item_id"]] = own = (row["source"], row["origin"])
+            if row["item_id"] in there:
+                real.setdefault(own, row["item_id"])
+    found = {item: real[key[item]] for item in prompts if key.get(item) in real}
+    worded = pa.array(sorted({text for item, text in prompts.items() if item not in found}), pa.string())
+    image: dict[str, str] = {}
+    for _, table in iterate_output(world, "captions"):
+        for row in table.filter(pc.is_in(table["text"], value_set=worded)).select(["caption_id", "text"]).to_pylist():
+            if key.get(row["caption_id"]) in real:
+                image.setdefault(row["text"], real[key[row["caption_id"]]])
+    return found | {item: image[text] for item, text in prompts.items() if item not in found and text in image}
 
 
 def embed_matching(chosen: Mapping[str, str], encoder: Encoder, world: Path) -> Matching:

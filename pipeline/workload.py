@@ -11,7 +11,7 @@ from pipeline.errors import NearsafeError
 from pipeline.params import load
 from pipeline.prompt_files import read_prompt_file
 from pipeline.prompt_sets import PromptsParams
-from pipeline.sources import copro
+from pipeline.sources import coco, copro
 from pipeline.sources.protocol import CaptionRow, Drops, ImageRow, PairRow
 from pipeline.sources.registry import Entry, read_sources
 from pipeline.targets import TRAIN_SPLIT
@@ -26,6 +26,7 @@ PUBLISHED: dict[str, dict[str, int]] = {
     "nsfwcaps": {"captions": 2_000, "images": 2_000, "scored_images": 2_000},
     "nocaps": {"captions": 4_500, "images": 4_500, "scored_images": 4_500},
     "coco": {"captions": 40_504, "images": 40_504},  # val2014, one caption each
+    "coco/all captions": {"captions": 202_654, "images": 40_504},
     **{
         f"zero_shot/{name}": {"images": count, "scored_images": count}
         for name, count in (
@@ -92,6 +93,8 @@ def _part(source: Any) -> str:
         whole = set(source.splits) == set(copro.LISTS) and set(source.splits.values()) == {TRAIN_SPLIT}
         categories = "all" if source.categories is None else "+".join(source.categories).casefold()
         return categories if whole else "part"
+    if isinstance(source, coco.Source):
+        return {1: "", None: "all captions"}.get(source.per_image, "part")
     return getattr(source, "set", None) or ""
 
 

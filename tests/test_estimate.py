@@ -40,8 +40,8 @@ def test_missing_files_count_as_published(tmp_path: Path, des: Path) -> None:
     work = read_workload(tmp_path, des)
     assert work.train_pairs == 6911
     assert work.asked == 124 + 1000 + 107 + 272 + 931 + 9_969
-    assert set(work.absent) == {"copro", *(f"prompts {name}" for name in load(des)["generate"]["prompt_sets"])}
-    assert "published numbers for copro" in next(check for check in inputs(work) if check.name == "rows").text
+    assert set(work.absent) == {"copro", "coco", *(f"prompts {name}" for name in load(des)["generate"]["prompt_sets"])}
+    assert "coco, copro, prompts" in next(check for check in inputs(work) if check.name == "rows").text
 
 
 def test_only_the_sizes_that_were_published_count(tmp_path: Path, des: Path) -> None:
@@ -70,7 +70,8 @@ def test_files_that_are_there_are_counted(tmp_path: Path, des: Path) -> None:
             values = values.replace(line, line.partition(", sha256: ")[0] + "}")
     des.write_text(values)
     work = read_workload(tmp_path, des)
-    assert (work.train_pairs, work.captions, work.asked) == (10, 20, 5 * 3 + 2)  # two of twelve are of another category
+    # Two of twelve pairs are of another category; COCO has two images with two captions each.
+    assert (work.train_pairs, work.captions, work.images, work.asked) == (10, 20 + 4, 2, 5 * 3 + 2)
     assert not work.absent and not work.published and not work.unknown
 
 

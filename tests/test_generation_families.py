@@ -1,5 +1,7 @@
 """Generation with a model of several text encoders: where the defended tower goes, and what the rows say of it."""
 
+from dataclasses import replace
+
 import pytest
 
 from pipeline.defences.registry import read_defence
@@ -19,15 +21,15 @@ def made(tmp_path_factory):
     return worldlet, save_family("sdxl", tmp_path_factory.mktemp("models"))
 
 
-def run(made, out, line):
+def run(made, out, line, kind="none"):
     worldlet, diffusion = made
     params = out.parent / f"{out.name}.yaml"
     params.write_text(f"{worldlet.params.read_text()}\nsdxl: {{steps: 2, guidance: 5.0, {line}}}\n")
     data, lines = worldlet.data, []
+    defence = replace(read_defence(params, "original"), kind=kind)
     generate_defence(
-        params, read_defence(params, "original"), data.prompts, data.checkpoints("original"), diffusion, out,
-        lines.append, "sdxl", only=[0],
-    )  # fmt: skip
+        params, defence, data.prompts, data.checkpoints("original"), diffusion, out, lines.append, "sdxl", only=[0]
+    )
     return read_output(out, "generations").to_pylist(), lines
 
 
@@ -42,7 +44,10 @@ def test_towers_and_precision_change_the_images_and_are_recorded(made, tmp_path)
         ("ok", "EulerDiscreteScheduler", "float32")
     }
     assert "fp32: the default on a CPU" in lines[0]
-    other, _ = run(made, tmp_path / "other", f"prompt_sets: [world_safe], towers: {{text_encoder_2: {second}}}")
+    towers = f"prompt_sets: [world_safe], towers: {{text_encoder_2: {second}}}"
+    other, _ = run(made, tmp_path / "other", towers, kind="trained")
+    undefended, _ = run(made, tmp_path / "undefended", towers)
+    assert pixels(undefended) == pixels(own), "a defended tower is none of the undefended model's"
     half, lines = run(made, tmp_path / "half", "prompt_sets: [world_safe], precision: bf16")
     assert {row["dtype"] for row in half} == {"bfloat16"} and "bf16: as configured" in lines[0]
     assert len({row["model_hash"] for row in (*own, *other)}) == 2

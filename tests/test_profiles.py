@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.errors import NearsafeError
 from pipeline.overlay import lay_over
-from pipeline.params import load
+from pipeline.params import load, lookup
 from pipeline.profiles import check, leaves, names, overlay, read_profile, write_profile
 
 ROOT = Path(__file__).parents[1]
@@ -35,18 +35,56 @@ def test_profile_is_what_the_stages_read(name: str, params: Path) -> None:
     assert not write_profile(params, read_profile(name, ROOT / "profiles"))  # again: nothing to do
 
 
-def test_published_values(params: Path) -> None:
+# What the papers say or their code has (safer_clip.md sections 5 and 10, safe_clip.md sections 1, 2 and 9, des.md
+# sections 3 to 6, evaluation.md sections 2 and 3), by hand: a profile is only worth what these lines are.
+LAMBDAS = dict(zip(
+    [f"{tower}_{purpose}_{form}" for form in ("uni", "cross") for tower in ("text", "image")
+     for purpose in ("preserve", "redirect")],
+    (0.1, 0.1, 0.1, 0.2, 0.25, 0.25, 0.25, 0.5), strict=True,
+))  # fmt: skip
+BASIC = {"method": "des", "concept": "nudity", "alpha": 200, "lam": 0.3}
+HARM = {"weight": 0.1, "concepts": ["violence", "hate speech"]}
+PUBLISHED = {
+    "paper-safer-clip": {
+        "train.batch_size": 48, "train.epochs": 9, "train.lr": 1e-4, "train.optimizer": "adam", "train.weight_decay": 0,
+        "train.max_grad_norm": None, "train.lora.r": 16, "train.lora.alpha": 1, "train.lora.dropout": 0.1,
+        "train.lora.targets": ["k_proj", "v_proj", "out_proj", "fc1", "fc2", "patch_embedding"],
+        "defences.safe_clip.weights": LAMBDAS, "defences.safe_clip_aliased.weights": LAMBDAS,
+        "defences.safe_clip_aliased.variant": "aliased", "defences.safer_clip.weights": LAMBDAS,
+        "defences.safer_clip.rel_scale": 1, "defences.safer_clip.train": {"curriculum": True},
+        "generate.steps": 50, "generate.guidance": 7.5, "reply.query": "Describe this image.",
+        "reply.temperature": 0.2, "reply.max_new_tokens": 128, "score.k": [1, 10, 20],
+        "score.detectors.nudenet.threshold": 0.5, "score.detectors.world": None,
+    },
+    "paper-des": {
+        "train.batch_size": 128, "train.epochs": 2, "train.lr": 1e-5, "train.optimizer": "adamw",
+        "train.weight_decay": 0.01, "train.max_grad_norm": None, "train.precision": "fp32", "train.lora": None,
+        "defences.des": {**BASIC, "embedding": "tokens"},
+        "defences.des_mcn": {**BASIC, "mcn": {"concepts": HARM["concepts"], "weights": [1.0, 1.2]}},
+        "defences.des_ortho.orthogonality.weight": 0.1, "defences.des_push_origin": {**BASIC, "push_origin": 0.1},
+        "defences.des_push_harm": {**BASIC, "push_harm": HARM},
+        "defences.des_margin": {**BASIC, "margin": {"safe": 0.9}},
+        "defences.des_mmd": {**BASIC, "mmd": {"weight": 0.1}},
+        "defences.des_mmd_push": {**BASIC, "mmd": {"weight": 0.1}, "push_harm": HARM},
+        "generate.steps": 50, "generate.guidance": 7.5, "generate.scheduler": "ddim", "generate.precision": "fp32",
+        "score.detectors.nudenet.threshold": 0.5, "score.detectors.world": None,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, values in PUBLISHED.items() for key in values])
+def test_published_values(params: Path, name: str, key: str) -> None:
+    write_profile(params, read_profile(name, ROOT / "profiles"))
+    assert lookup(params, key) == PUBLISHED[name][key]
+
+
+def test_the_rows_of_the_papers_are_there(params: Path) -> None:
+    rows = ["original", "safe_clip", "safe_clip_aliased", "safer_clip", "clip_safe_data", "nearsafe"]
     write_profile(params, read_profile("paper-safer-clip", ROOT / "profiles"))
-    values = load(params)
-    train = values["train"]
-    assert (train["batch_size"], train["epochs"], train["lr"], train["lora"]["r"]) == (48, 9, 1e-4, 16)
-    assert list(values["defences"]) == ["original", "safe_clip", "safer_clip", "clip_safe_data", "nearsafe"]
+    assert list(load(params)["defences"]) == rows
     write_profile(params, read_profile("paper-des", ROOT / "profiles"))
-    values = load(params)
-    train, des, generate = values["train"], values["defences"]["des"], values["generate"]
-    assert (train["batch_size"], train["epochs"], train["lr"], train["lora"]) == (128, 2, 1e-5, None)
-    assert (des["alpha"], des["lam"], generate["steps"], generate["guidance"]) == (200, 0.3, 50, 7.5)
-    assert (generate["scheduler"], generate["precision"]) == ("ddim", "fp32")
+    found = [key.split(".")[1] for key in PUBLISHED["paper-des"] if key.startswith("defences.")]
+    assert list(load(params)["defences"]) == ["original", *found]
 
 
 def test_one_profile_after_the_other_is_the_other(params: Path, tmp_path: Path) -> None:

@@ -25,6 +25,13 @@ def write_world(path, origins):
     ]  # fmt: skip
     world = Output(path, {"stage": "world"})
     world.write(table_file("images"), "images", images)
+    captions = [("c0", "a cup on a table"), ("c2", "a dog"), ("c1", "a dog"), ("c9", "a boat")]
+    rows = [
+        {"caption_id": item, "text": text, "unsafe": False, "category": None, "source": "coco", "split": "test",
+         "family": item}
+        for item, text in captions
+    ]  # fmt: skip
+    world.write(table_file("captions"), "captions", rows)
     if origins:
         rows = [{"item_id": item, "source": source, "origin": origin} for item, source, origin in origins]
         world.write(table_file("origins"), "origins", rows)
@@ -40,8 +47,19 @@ def test_a_prompt_has_the_image_of_its_own_source_and_origin(tmp_path):
         ("q3", "coco", "9"), ("i2", "coco", "9"),
     ]  # fmt: skip
     world = write_world(tmp_path / "world", known)
-    assert real_images(world, {"q0", "q1", "q2", "other"}) == {"q0": "i0", "q1": "i1"}, "i9 is not there, q3 not asked"
-    assert real_images(write_world(tmp_path / "plain", []), {"q0"}) == {}
+    asked = dict.fromkeys(("q0", "q1", "q2", "other"), "a dog")
+    assert real_images(world, asked) == {"q0": "i0", "q1": "i1"}, "i9 is not there, q3 not asked"
+    assert real_images(write_world(tmp_path / "plain", []), asked) == {}
+
+
+def test_a_prompt_of_a_file_has_the_image_of_a_caption_with_its_words(tmp_path):
+    known = [
+        ("i0", "coco", "7"), ("c0", "coco", "7"), ("q0", "coco", "7"),
+        ("i1", "coco", "8"), ("c1", "coco", "8"), ("i2", "coco", "9"), ("c2", "coco", "9"), ("c9", "coco", "10"),
+    ]  # fmt: skip
+    world = write_world(tmp_path / "world", known)
+    texts = {"q0": "other words", "f0": "a cup on a table", "f1": "a dog", "f2": "a boat", "f3": "A dog"}
+    assert real_images(world, texts) == {"q0": "i0", "f0": "i0", "f1": "i2"}, "a boat has no image; words are exact"
 
 
 def test_the_embeddings_are_those_of_the_images(tmp_path):

@@ -126,10 +126,11 @@ def attack_defence(
     prompts, filters = _prompts(knobs, inputs.prompts)
     device, reason = pick_device()
     precision, why = settled_precision(knobs.generate.precision, device)
-    knobs = replace(knobs, generate=replace(knobs.generate, precision=precision))  # into the spec, as in generation
+    # Into the spec, as in generation.
+    knobs = replace(knobs, generate=replace(knobs.generate.of(defence), precision=precision))
     log(f"attack: {reason}; {why}")
     model = with_scheduler(load_diffusion(inputs.diffusion, device, DTYPES[precision]), knobs.generate.scheduler)
-    undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, knobs.generate.towers)
+    undefended = text_tower(load_clip(inputs.clip, device), model, inputs.clip, dict.fromkeys(knobs.generate.towers))
     keep_text = WORLD_CLIP.is_dir() and undefended.hash == model_hash(WORLD_CLIP)
     detectors = None if keep_text else _detectors(knobs, inputs, device)
     if detectors is not None:

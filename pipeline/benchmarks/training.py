@@ -123,11 +123,7 @@ class Task:
         """`folder`: the CLIP whose tokenizer is taken."""
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         config, draw, count = shape.config(tokenizer, depth), rng(0, "bench", "training"), _POOL * size
-        ends = sorted(token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
-        words = [word for word in ends if len(tokenizer(word)["input_ids"]) == 3]  # one token, between begin and end
-        captions = [
-            [" ".join(draw.choice(words, draw.integers(*_WORDS))) for _ in range(count)] for _ in ("safe", "unsafe")
-        ]
+        captions = [random_captions(tokenizer, draw, count) for _ in ("safe", "unsafe")]
         images = [[_jpeg(draw) for _ in range(count)] for _ in ("safe", "unsafe")]
         name = shape.name if depth is None else f"{shape.name} cut to {depth} layers"
         return cls(name, size, config, tokenizer, device, tuple(captions), tuple(images))
@@ -137,6 +133,13 @@ class Task:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return CLIPModel(self.config).to(self.device).eval()
+
+
+def random_captions(tokenizer: CLIPTokenizer, draw: np.random.Generator, count: int) -> list[str]:
+    """Of COCO's length, every word one token."""
+    ends = sorted(token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
+    words = [word for word in ends if len(tokenizer(word)["input_ids"]) == 3]  # one token, between begin and end
+    return [" ".join(draw.choice(words, draw.integers(*_WORDS))) for _ in range(count)]
 
 
 class _Items(Dataset):

@@ -75,8 +75,8 @@ def make_safer_clip(root: Path, seed: int = 0, sizes: Sizes | None = None) -> No
     _csv(root / "prompts/i2p_benchmark.csv", I2P, i2p)
     names = ("image_id", "source", "prompt", "evaluation_seed")
     coco = [
-        dict(zip(names, (f"{203564 + number:012d}", "coco", text, str(number)), strict=True))
-        for number, (_, text) in enumerate(_scenes(seed, "coco", False, sizes.captions))
+        dict(zip(names, (f"{image:012d}", "coco", text, str(number)), strict=True))
+        for number, (image, text) in enumerate(_coco(root / "coco", seed, sizes.captions))
     ]
     _csv(root / "prompts/coco_30k.csv", names, coco)
 
@@ -96,7 +96,7 @@ def make_des(root: Path, seed: int = 0, sizes: Sizes | None = None) -> None:
     for name in ("sneaky", "mma", "ringabell", "p4d", "i2p_sexual"):
         rows = [{"prompt": text} for _, text in _scenes(seed, name, True, sizes.prompts)]
         _csv(root / f"prompts/{name}_prompts.csv", ("prompt",), rows)
-    rows = [{"prompt": text} for _, text in _scenes(seed, "coco", False, sizes.captions)]
+    rows = [{"prompt": text} for _, text in _coco(root / "coco", seed, sizes.captions)]
     _csv(root / "prompts/coco_prompts.csv", ("prompt",), rows)
 
 
@@ -115,6 +115,21 @@ def _visu(root: Path, seed: int, sizes: Sizes) -> None:
             _draw(root / "visu/unsafe_images" / f"{number}.jpg", scene, seed)
             number += 1
         _json(root / f"visu/ViSU-Text_{split}.json", rows)
+
+
+def _coco(root: Path, seed: int, count: int) -> list[tuple[int, str]]:
+    """Images of val2014 with two captions each, as COCO has them; number of each image, and one caption."""
+    lists: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
+    chosen = []
+    for number, (scene, text) in enumerate(_scenes(seed, "coco", False, count)):
+        image, name = 203564 + number, f"COCO_val2014_{203564 + number:012d}.jpg"
+        _draw(root / "val2014" / name, scene, seed)
+        lists["images"].append({"id": image, "file_name": name, "width": SIZE[0], "height": SIZE[1]})
+        for place, words in enumerate((f"{text} in a picture", text)):
+            lists["annotations"].append({"id": 2 * number + place, "image_id": image, "caption": words})
+        chosen.append((image, text))
+    _json(root / "annotations/captions_val2014.json", lists)
+    return chosen
 
 
 def _nsfwcaps(root: Path, seed: int, count: int) -> None:
