@@ -76,13 +76,13 @@ def set_features(files: Sequence[Path], features: WorldFeatures) -> Comparison:
             start += len(rows)
         return found
 
-    title = "features of an image set: pytorch-fid's loop / decoded ahead over the cores"
+    title = "features of an image set (the world's small network): pytorch-fid's loop / decoded ahead over the cores"
     return Comparison(title, plain, lambda: _features(files, features), len(files), "images")
 
 
 def kept_features(files: Sequence[Path], features: WorldFeatures, cache: Path) -> Comparison:
     """What every further defence saves that is compared with the same real images."""
-    title = "features of an image set: computed / kept by hash"
+    title = "features of an image set (the world's small network): computed / kept by hash"
     return Comparison(
         title,
         lambda: _features(files, features),
