@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from torch import Tensor
 
 from pipeline.metrics.frechet import Reference
@@ -25,7 +26,7 @@ MATCHING = "matching_images"
 
 @dataclass(frozen=True)
 class Matching:
-    """`image`: row in `values` (M, D), the undefended CLIP's embeddings of real images, by prompt id."""
+    """`image`: row in `values` (M, D), the undefended CLIP's embeddings of real images (unit length), by prompt id."""
 
     image: Mapping[str, int]
     values: Tensor
@@ -35,14 +36,15 @@ class Matching:
         replicates: int, root: int,
     ) -> None:  # fmt: skip
         """A row for the prompts that have a real image; none where these are under two. `images` (N, D): the generated
-        images' embeddings, in the order of the prompts `asked`.
+        images' embeddings, of any length, in the order of the prompts `asked`.
         """
         rows = [row for row, item in enumerate(asked) if item in self.image]
         real = self.values[sorted({self.image[asked[row]] for row in rows})]
         if len(real) < 2:  # no covariance
             return
         draw = rng(root, "score", benchmark, MATCHING)
-        distance = Reference(MATCHING, real).estimate(images[rows], replicates, draw)
+        made = torch.nn.functional.normalize(images[rows].float(), dim=1)  # as the real ones are
+        distance = Reference(MATCHING, real).estimate(made, replicates, draw)
         scores.add(benchmark, MATCHING, "frechet_distance", distance, data_hash, detector=detector)
 
 

@@ -69,9 +69,11 @@ def test_both_ways_of_each_benchmark_have_one_result(tmp_path):
     )
     torch.testing.assert_close(*features, atol=1e-5, rtol=1e-5)
     assert torch.equal(*kept)
-    shard, fitting = ((way.plain(), way.built_in()) for way in embedding.comparisons(depth=1, images=4))
+    ways = embedding.comparisons(ROOT / "params.yaml", depth=1, images=4, texts=40)
+    shard, fitting, captions = ((way.plain(), way.built_in()) for way in ways)
     torch.testing.assert_close(shard[0], torch.from_numpy(shard[1]["vector"]), atol=1e-5, rtol=1e-4)
     assert np.array_equal(np.concatenate(fitting[0]), fitting[1].numpy())
+    torch.testing.assert_close(captions[0], torch.nn.functional.normalize(captions[1], dim=1), atol=1e-5, rtol=1e-4)
 
 
 def test_recall_is_measured_and_whole_when_every_list_is_probed():

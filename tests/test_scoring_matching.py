@@ -12,6 +12,7 @@ from pipeline.models.clip import load_clip
 from pipeline.scoring_items import Encoder
 from pipeline.scoring_matching import MATCHING, Matching, embed_matching, real_images
 from pipeline.tables import Output
+from pipeline.vectors import normalise
 from tests.models.tiny import save_clip
 from tests.worldlet import picture
 
@@ -74,11 +75,11 @@ def test_the_embeddings_are_those_of_the_images(tmp_path):
 
 def test_the_distance_is_that_of_prompts_that_have_an_image(tmp_path):
     draw = torch.Generator().manual_seed(0)
-    real, made = torch.randn(6, 4, generator=draw), torch.randn(9, 4, generator=draw)
+    real, made = (normalise(torch.randn(count, 4, generator=draw), [""] * count, "test") for count in (6, 9))
     matching = Matching({f"q{n}": n for n in range(6)}, real)
     asked = ["q1", "none", "q2", "q3", "q5", "nor", "q4"]
     scores = Scores("d", 0, "model")
-    matching.score(scores, "generation/coco", asked, made[:7], "clip@x", "data", 20, 0)
+    matching.score(scores, "generation/coco", asked, 7 * made[:7], "clip@x", "data", 20, 0)  # lengths do not matter
     (row,) = scores.rows
     expected = frechet_distance(real[1:6], made[[0, 2, 3, 4, 6]])
     assert row["value"] == pytest.approx(expected)
