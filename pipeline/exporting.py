@@ -20,7 +20,7 @@ from pipeline.layout import SPEC, Data, seed_folder
 from pipeline.model_card import Card, render_card, shown
 from pipeline.models.hashing import model_hash
 from pipeline.models.slots import place_tower
-from pipeline.params import lookup
+from pipeline.params import lookup, section
 from pipeline.repro import revision
 from pipeline.results.database import connect
 from pipeline.results.summary import headline
@@ -103,9 +103,9 @@ def _write_parts(
         facts["adapter"] = write_adapter(clip, base, defence, spec, shown(base), out / "adapter")
     if "pipeline" in parts:
         folder = Path(lookup(params, "models.diffusion"))
-        given = lookup(params, "generate").get("towers") or {}
-        none = defence.kind == "none"  # as `GenerateParams.of` has it
-        towers = {slot: None if none or tower is None else Path(tower) for slot, tower in given.items()}
+        from pipeline.generation import GenerateParams  # seconds, for a whole pipeline alone
+
+        towers = section(f"{params}:generate", GenerateParams).of(defence).towers
         _check_diffusion(data, defence.name, folder, towers)
         facts["slot"] = place_tower(folder, clip, out / PIPELINE, towers)
         index = json.loads((out / PIPELINE / "model_index.json").read_text(encoding="utf-8"))
